@@ -1,0 +1,1 @@
+"""The wire of the Files + Batches API, shared by the client and the engine."""

@@ -1,0 +1,31 @@
+"""A dated price table, USD per million prompt tokens. A configuration may override it (`price_per_million`)."""
+
+from dataclasses import dataclass
+
+DATED = "2026-11"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    sync: float
+    batch: float
+
+
+PRICES = {
+    "text-embedding-3-small": Price(0.02, 0.01),
+    "text-embedding-3-large": Price(0.13, 0.065),
+    "text-embedding-ada-002": Price(0.10, 0.05),
+}
+
+
+def batch_price(model: str, provider: str, override: float | None = None) -> float | None:
+    """USD per million prompt tokens of a batch; 0 for local models, None where nobody has said."""
+    if override is not None:
+        return override
+    if provider == "local":
+        return 0.0
+    return PRICES[model].batch if model in PRICES else None
+
+
+def cost_usd(tokens: int, per_million: float | None) -> float | None:
+    return None if per_million is None else tokens * per_million / 1e6

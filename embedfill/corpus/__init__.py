@@ -1,0 +1,1 @@
+"""Parquet files to documents, by row group, only the columns needed."""

@@ -1,0 +1,1 @@
+"""The Batch API server, a process of its own."""

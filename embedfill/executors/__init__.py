@@ -1,0 +1,1 @@
+"""Where CPU-heavy stages run: map(function, items)."""

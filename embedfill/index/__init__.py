@@ -1,0 +1,1 @@
+"""Vectors to a FAISS index, measured and published, and to hits."""

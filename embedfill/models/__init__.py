@@ -1,0 +1,1 @@
+"""Embedding models: what is known of each, their tokenizers, and the local ones that run in this process."""

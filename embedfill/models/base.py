@@ -1,0 +1,36 @@
+"""The one interface of a local embedding model, and of a tokenizer. No model lives here."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+
+class Tokenizer(Protocol):
+    """Exact counts and places of the tokens of *ordinary* text: a literal `[SEP]` or `<|endoftext|>` is text."""
+
+    name: str
+    special_tokens: int  # added by the model around every text; not part of `count`
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without special tokens."""
+
+    def offsets(self, text: str) -> NDArray[np.int64]:
+        """Character offset where each token of `text` starts, shape (tokens,), not decreasing."""
+
+
+class Model(Protocol):
+    """A model that runs in this process. Thread-safe; never on an event loop."""
+
+    name: str
+    dimensions: int
+    max_tokens: int  # of a text, special tokens included
+    shorter_dimensions: tuple[int, ...]  # what `dimensions` may also ask for (then normalised again)
+    tokenizer: Tokenizer
+
+    def embed(self, inputs: Sequence[str | Sequence[int]]) -> Vectors:
+        """Unit vectors, float32, shape (len(inputs), dimensions), in order. An input is a text or its token ids
+        (without special tokens). What is over `max_tokens` is cut off at its end. Inputs are best of like length."""

@@ -1,0 +1,192 @@
+"""The nouns: frozen dataclasses that every stage passes on. No behaviour beyond their identity.
+
+Two identities are never mixed: a *text* is what is embedded, known by the hash of its bytes; a *chunk* is a place
+(document, ordinal, start, end) that refers to a text. Requests are deduplicated, rows never.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from embedfill import ids
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a document or a rejection comes from: a file as the user named it, and the 0-based row in it."""
+
+    file: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One row of the corpus. `fields` are the column values that the template names, `metadata` goes to the hits."""
+
+    id: str
+    text: str
+    metadata: Mapping[str, Scalar]
+    fields: Mapping[str, str]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpec:
+    """All that decides how a document is cut and what is embedded of it. `max_tokens` counts the rendered text with
+    special tokens; `max_bytes` caps the UTF-8 bytes of the passage."""
+
+    tokenizer: str
+    max_tokens: int
+    overlap: int
+    format: str
+    template: str
+    max_bytes: int
+    version: int = 1
+
+    @property
+    def id(self) -> str:
+        return ids.digest_hex("chunkspec", ids.canonical(asdict(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A place in a document: `document.text[start:end]` is its passage; `embed` is what goes to the model."""
+
+    ordinal: int
+    start: int
+    end: int
+    heading: str
+    passage: str
+    embed: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Something that was left out: a corpus row (`source` set) or a text (`text_id` set, hexadecimal)."""
+
+    code: str
+    message: str
+    document_id: str | None = None
+    source: Source | None = None
+    text_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Two vectors may be compared only within one space. `origin` is the endpoint's scheme and host, or "local"."""
+
+    model: str
+    dimensions: int
+    profile: str
+    origin: str
+    truncation: str = "none"
+
+    @property
+    def id(self) -> str:
+        return ids.digest_hex("space", ids.canonical(asdict(self)))[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One exact batch file: which texts, in which requests. Never changes. Its rows are a Parquet object `key`."""
+
+    id: str
+    key: str
+    requests: int
+    texts: int
+    tokens: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Who made a claim. Death can be inferred only where `boot` and `pidns` are the observer's own."""
+
+    boot: str
+    pidns: str
+    pid: int
+    ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The intent to submit a shard, written before POST /batches. Times are the provider's seconds."""
+
+    shard: str
+    attempt: int
+    file_id: str
+    file_created_at: int
+    tokens: int
+    price_usd: float | None
+    maker: Maker
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A provider's error for one text. `alone`: the request held no other text, so the words are about this one."""
+
+    text_id: str
+    code: str
+    message: str
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a submitted batch; settles its shard, and is the spending record. `refusals` names an object."""
+
+    shard: str
+    attempt: int
+    batch_id: str | None
+    status: str
+    texts: int
+    vectors: int
+    refused: int
+    prompt_tokens: int
+    cost_usd: float | None
+    packs: tuple[str, ...]
+    refusals: str | None = None
+    anomalies: Mapping[str, int] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IndexManifest:
+    """A built index: what kind, how good, which files. `recall_at_10` is against exact search, on held-out rows."""
+
+    kind: str
+    rows: int
+    dimensions: int
+    metric: str
+    recall_at_10: float
+    bytes: int
+    parameters: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Totals of a published snapshot: accepted documents, their chunks, distinct texts with vectors, and rejections."""
+
+    documents: int
+    chunks: int
+    texts: int
+    rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One search result. `score` is the cosine (higher is better); `text` is the passage `[start:end]`."""
+
+    rank: int
+    score: float
+    document_id: str
+    ordinal: int
+    start: int
+    end: int
+    text: str
+    metadata: Mapping[str, Scalar]

@@ -1,0 +1,1 @@
+"""Write-once objects: the protocol, a directory, memory, object storage, the key layout and the local cache."""

@@ -1,0 +1,79 @@
+"""A disposable folder of this machine: copies of immutable objects, scratch space, and remembered facts.
+
+Deleting it costs time, never a result. Claims, plans and publications are never cached: they decide something.
+"""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from embedfill.ids import canonical
+from embedfill.store.base import Store
+
+
+class Cache:
+    def __init__(self, root: Path, store: Store) -> None:
+        self.root = root
+        self.store = store
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self.root)!r})"
+
+    def path(self, key: str) -> Path:
+        """An immutable object as a local file: the store's own where it is a directory, else a copy."""
+        own = self.store.local_path(key)
+        if own is not None:
+            return own
+        copy = self.root / "objects" / key
+        if not copy.exists():
+            self._place(copy, lambda temp: self.store.fetch(key, temp))
+        return copy
+
+    def read(self, key: str) -> bytes:
+        """An immutable object's bytes. Raises MissingError."""
+        if self.store.local_path(key) is not None:
+            return self.store.read(key)
+        return self.path(key).read_bytes()
+
+    def json(self, key: str) -> Any:  # noqa: ANN401 - what the object holds
+        return orjson.loads(self.read(key))
+
+    def scratch(self, *parts: str) -> Path:
+        """A folder for work in progress, made if absent. Whoever uses it removes what is done with."""
+        folder = self.root.joinpath("scratch", *parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def remember(self, name: str, value: object) -> None:
+        """Keeps a fact under a name; a later value takes its place."""
+        data = canonical(value)
+        self._place(self.root / "facts" / name, lambda temp: temp.write_bytes(data))
+
+    def recall(self, name: str) -> Any:  # noqa: ANN401
+        """The fact of that name, or None where there is none (or it cannot be read: it is only a cache)."""
+        try:
+            return orjson.loads((self.root / "facts" / name).read_bytes())
+        except (OSError, orjson.JSONDecodeError):
+            return None
+
+    def clear_scratch(self) -> None:
+        shutil.rmtree(self.root / "scratch", ignore_errors=True)
+
+    def _place(self, target: Path, write: Any) -> None:  # noqa: ANN401
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temp = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            write(temp)
+            temp.replace(target)
+        finally:
+            temp.unlink(missing_ok=True)
+
+
+def default_root() -> Path:
+    """Where caches go unless configured: `$XDG_CACHE_HOME/embedfill`, else `~/.cache/embedfill`."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "embedfill"

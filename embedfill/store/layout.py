@@ -1,0 +1,87 @@
+"""Every key of the store, and nothing else: no other module builds one. Zero-padded numbers keep listings in order."""
+
+STORE = "store.json"  # the store's identity, made at first use
+PUBLISHED = "published/"
+FORMAT = 1  # version of everything below; a store of a newer one is refused
+
+
+def documents(digest: str) -> str:
+    return f"documents/{digest}.parquet"
+
+
+def chunks(spec: str, digest: str = "") -> str:
+    """A chunk table, or the prefix of all tables of one chunking configuration."""
+    return f"chunks/{spec}/{digest}.parquet" if digest else f"chunks/{spec}/"
+
+
+def catalog(digest: str) -> str:
+    return f"catalogs/{digest}.json"
+
+
+def corpus_rejections(digest: str) -> str:
+    return f"rejections/{digest}.jsonl"
+
+
+def shard(space: str, shard_id: str) -> str:
+    return f"shards/{space}/{shard_id}.parquet"
+
+
+def plan(space: str, number: int | None = None) -> str:
+    return f"plans/{space}/" if number is None else f"plans/{space}/{number:08d}.json"
+
+
+def claim(space: str, shard_id: str = "", attempt: int = 0) -> str:
+    return _attempt("claims", space, shard_id, attempt)
+
+
+def batch(space: str, shard_id: str = "", attempt: int = 0) -> str:
+    """The batch reference of a claim: the provider's batch id, or void."""
+    return _attempt("batches", space, shard_id, attempt)
+
+
+def outcome(space: str, shard_id: str = "", attempt: int = 0) -> str:
+    return _attempt("outcomes", space, shard_id, attempt)
+
+
+def pack(space: str, digest: str) -> str:
+    return f"packs/{space}/{digest}.parquet"
+
+
+def pack_ids(pack_key: str) -> str:
+    """The sorted text ids that lie beside a pack."""
+    return pack_key.removesuffix(".parquet") + ".ids"
+
+
+def refusals(space: str, digest: str) -> str:
+    return f"refusals/{space}/{digest}.json"
+
+
+def index_file(digest: str, name: str) -> str:
+    return f"index/{digest}/{name}"
+
+
+def manifest(digest: str) -> str:
+    return f"manifests/{digest}.json"
+
+
+def snapshot(digest: str) -> str:
+    return f"snapshots/{digest}.json"
+
+
+def published(number: int) -> str:
+    return f"{PUBLISHED}{number:08d}.json"
+
+
+def number_of(key: str) -> int:
+    """The number in the key of a plan or a publication."""
+    return int(key.rpartition("/")[2].removesuffix(".json"))
+
+
+def attempt_of(key: str) -> tuple[str, int]:
+    """Shard and attempt in the key of a claim, a batch reference or an outcome."""
+    shard_id, attempt = key.removesuffix(".json").split("/")[-2:]
+    return shard_id, int(attempt)
+
+
+def _attempt(kind: str, space: str, shard_id: str, attempt: int) -> str:
+    return f"{kind}/{space}/{shard_id}/{attempt:04d}.json" if shard_id else f"{kind}/{space}/"

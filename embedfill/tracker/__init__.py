@@ -1,0 +1,1 @@
+"""Texts to ended batches: plan, shards, state, and one step forward at a time."""
