@@ -157,7 +157,9 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     except FileNotFoundError:
         raise UsageError(f"{path}: no such configuration file", "write one with: embedfill init " + str(path)) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}", "a configuration is a TOML file; embedfill init writes an example") from None
+        raise UsageError(
+            f"{path}: {error}", "a configuration is a TOML file; embedfill init writes an example"
+        ) from None
     return parse(raw, path.resolve().parent, str(path), environ)
 
 
@@ -189,7 +191,9 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
         elif key and table in Config.model_fields and table not in ("store", "base"):
             _set(merged, table, key, _toml_value(value))
         else:
-            raise ConfigError(name, value, "no such setting (EMBEDFILL_<TABLE>__<KEY>, or EMBEDFILL_STORE)", "environment")
+            raise ConfigError(
+                name, value, "no such setting (EMBEDFILL_<TABLE>__<KEY>, or EMBEDFILL_STORE)", "environment"
+            )
     return merged
 
 

@@ -108,7 +108,7 @@ class UnreachableError(ProviderError):
     retryable = True
 
 
-class IndexError_(WorldError):  # noqa: N801 - the name without the underscore is a builtin
+class SearchIndexError(WorldError):
     code = "index"
 
 

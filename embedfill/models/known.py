@@ -43,7 +43,9 @@ def resolve(config: EmbeddingConfig) -> ModelInfo:
     wanted = config.dimensions or info.dimensions
     allowed = range(1, info.dimensions) if info.shorter is None else info.shorter
     if wanted != info.dimensions and wanted not in allowed:
-        names = f"1 to {info.dimensions}" if info.shorter is None else ", ".join(map(str, (*info.shorter, info.dimensions)))
+        names = (
+            f"1 to {info.dimensions}" if info.shorter is None else ", ".join(map(str, (*info.shorter, info.dimensions)))
+        )
         raise ConfigError("embedding.dimensions", wanted, f"{info.name} has {names}")
     return replace(info, dimensions=wanted)
 
@@ -60,6 +62,8 @@ def max_chunk_tokens(info: ModelInfo, configured: int | None) -> int:
 def _unknown(config: EmbeddingConfig) -> ModelInfo:
     """A model of the user's own server: its dimensions must be said; the rest has careful defaults."""
     if config.dimensions is None:
-        raise ConfigError("embedding.dimensions", None, f"is required for {config.model!r}, which embedfill does not know")
+        raise ConfigError(
+            "embedding.dimensions", None, f"is required for {config.model!r}, which embedfill does not know"
+        )
     limit = config.max_input_tokens or 512
     return ModelInfo(config.model, config.dimensions, limit, config.tokenizer or "cl100k_base")

@@ -82,7 +82,9 @@ class LocalStore:
         try:
             _make_directory(target.parent)
         except OSError as error:
-            raise StoreError(f"cannot write to the store {self.url}: {error}", "check the path and its rights") from error
+            raise StoreError(
+                f"cannot write to the store {self.url}: {error}", "check the path and its rights"
+            ) from error
         return target
 
     def _temp(self, target: Path) -> Path:
