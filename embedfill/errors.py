@@ -11,7 +11,7 @@
     │   ├── ProviderError   1       a batch provider
     │   │   ├── RefusedError 1      it answered with an error of its own (status, code, message)
     │   │   └── UnreachableError 1  no answer: whether the request took effect is not known
-    │   └── IndexError_     1       an index could not be built, read or searched
+    │   └── SearchIndexError 1      an index could not be built, read or searched
     ├── BillingError        5       stopped at the budget or at a provider's billing limit
     └── PendingError        4       not finished yet: batches are out
 
