@@ -95,9 +95,12 @@ class ProviderError(WorldError):
 class RefusedError(ProviderError):
     """The provider answered with an error: HTTP status, its own code and words."""
 
-    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+    def __init__(
+        self, status: int, code: str, message: str, hint: str = "", retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message, hint, code or f"http_{status}")
         self.status = status
+        self.retry_after_s = retry_after_s
         self.retryable = status in (408, 409, 429) or status >= 500
 
 

@@ -1,0 +1,78 @@
+"""The lines of batch files: one request each. Writing them, and reading result lines without judging them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from embedfill.batchapi.models import EMBEDDINGS
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """A line of an output or error file. `body` is the response's body of a success, `code` and `message` the
+    error's words; `ran` is False for a request that the provider never ran."""
+
+    custom_id: str | None
+    status: int
+    body: Mapping[str, Any] | None
+    code: str
+    message: str
+    ran: bool
+
+
+def request_line(custom_id: str, model: str, texts: Sequence[str], encoding: str, dimensions: int | None) -> bytes:
+    """One embeddings request as a line with its newline."""
+    body: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": encoding}
+    if dimensions is not None:
+        body["dimensions"] = dimensions
+    line = {"custom_id": custom_id, "method": "POST", "url": EMBEDDINGS, "body": body}
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def custom_id(shard: str, request: int) -> str:
+    return f"{shard}-{request}"
+
+
+def request_number(shard: str, value: str | None) -> int | None:
+    """The request number in a custom_id of this shard; None if it is not one of its own."""
+    prefix, _, number = (value or "").rpartition("-")
+    return int(number) if prefix == shard and number.isascii() and number.isdigit() else None
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file, split on newline bytes only: U+2028 and its like are legal inside JSON strings."""
+    with path.open("rb", buffering=1 << 20) as file:
+        for line in file:
+            if stripped := line.strip():
+                yield stripped
+
+
+def parse_result(line: bytes) -> ResultLine:
+    """Reads a result line. Raises ValueError when it is not a JSON object of that shape."""
+    try:
+        raw = orjson.loads(line)
+    except orjson.JSONDecodeError as problem:
+        raise ValueError(f"not JSON: {problem}") from None
+    if not isinstance(raw, dict):
+        raise ValueError("not a JSON object")
+    name = raw.get("custom_id")
+    response, error = raw.get("response"), raw.get("error")
+    if not isinstance(response, dict):
+        code, message = _words(error)
+        return ResultLine(name if isinstance(name, str) else None, 0, None, code or "absent", message, ran=False)
+    status, body = response.get("status_code"), response.get("body")
+    status = status if isinstance(status, int) else 0
+    if status == 200 and isinstance(body, dict) and "data" in body:
+        return ResultLine(name, status, body, "", "", ran=True)
+    inner = body.get("error") if isinstance(body, dict) else None
+    code, message = _words(inner or error)
+    return ResultLine(name, status, None, code or f"http_{status}", message or str(body)[:500], ran=status >= 400)
+
+
+def _words(error: object) -> tuple[str, str]:
+    if isinstance(error, dict):
+        return str(error.get("code") or error.get("type") or ""), str(error.get("message") or "")
+    return "", str(error or "")

@@ -1,0 +1,32 @@
+"""How a long call tells where it stands: a protocol with a silent implementation. Rendering is the command line's."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+
+class Stage(Protocol):
+    def advance(self, amount: int) -> None:
+        """So much more of the stage's unit is done."""
+
+
+class Progress(Protocol):
+    def stage(self, name: str, total: int | None, unit: str) -> AbstractContextManager[Stage]:
+        """A stage begins; it ends with the context."""
+
+    def note(self, message: str) -> None:
+        """One line that a user should see."""
+
+
+class _Silent:
+    def advance(self, amount: int) -> None:
+        pass
+
+
+class Quiet:
+    """Says nothing."""
+
+    def stage(self, name: str, total: int | None, unit: str) -> AbstractContextManager[Stage]:
+        return nullcontext(_Silent())
+
+    def note(self, message: str) -> None:
+        pass

@@ -1,0 +1,167 @@
+"""The HTTP client of the Files + Batches API. Streams both ways; retries everything but POST /batches."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import numpy as np
+import pybase64
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from embedfill.batchapi.models import EMBEDDINGS, Batch, File, Page
+from embedfill.errors import MissingError, ProviderError, RefusedError, UnreachableError
+from embedfill.models.base import Vectors
+from embedfill.providers.download import download
+from embedfill.providers.retry import refusal, retrying
+
+Wire = TypeVar("Wire", bound=BaseModel)
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+
+
+class BatchClient:
+    """One account at one endpoint. `revive` is called when the connection is lost (the local engine may have died)."""
+
+    def __init__(
+        self,
+        base_url: str,
+        key: SecretStr | None = None,
+        headers: Mapping[str, str] | None = None,
+        revive: Callable[[], None] | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._revive = revive
+        auth = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        self._http = httpx.Client(headers={**auth, **(headers or {})}, timeout=_TIMEOUT, transport=transport)
+
+    def __repr__(self) -> str:
+        return f"BatchClient({self.base_url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def upload(self, path: Path, filename: str) -> File:
+        """Uploads a batch input file, streaming. A second upload of it, after a lost answer, costs nothing."""
+
+        def send() -> File:
+            with path.open("rb") as file:
+                files = {"file": (filename, file, "application/jsonl")}
+                return _parse(File, self._send("POST", "/files", data={"purpose": "batch"}, files=files))
+
+        return retrying(send, self._revive)
+
+    def file(self, file_id: str) -> File:
+        return _parse(File, self._again("GET", f"/files/{file_id}"))
+
+    def delete_file(self, file_id: str) -> None:
+        """Deletes a file; one that is gone is no error."""
+        try:
+            self._again("DELETE", f"/files/{file_id}")
+        except RefusedError as error:
+            if error.status != 404:
+                raise
+
+    def create_batch(self, input_file_id: str, metadata: Mapping[str, str]) -> Batch:
+        """POST /batches, once. RefusedError with status < 500: nothing was made. UnreachableError, or a status of 500
+        and up: it is not known, so look the batch up before another is made."""
+        body = {
+            "input_file_id": input_file_id,
+            "endpoint": EMBEDDINGS,
+            "completion_window": "24h",
+            "metadata": dict(metadata),
+        }
+        return _parse(Batch, self._send("POST", "/batches", json=body))
+
+    def batch(self, batch_id: str) -> Batch | None:
+        """The batch, or None where the provider knows none of that id."""
+        try:
+            return _parse(Batch, self._again("GET", f"/batches/{batch_id}"))
+        except RefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def batches(self, page_size: int = 100) -> Iterator[Batch]:
+        """All batches of the account, newest first, page by page."""
+        after: dict[str, str] = {}
+        while True:
+            page = _parse(Page, self._again("GET", "/batches", params={"limit": str(page_size), **after}))
+            batches = [_parse_value(Batch, value) for value in page.data]
+            yield from batches
+            if not page.has_more or not batches:
+                return
+            after = {"after": page.last_id or batches[-1].id}
+
+    def cancel(self, batch_id: str) -> None:
+        """Asks for a batch to be cancelled; one that has ended, or is gone, is no error."""
+        try:
+            self._again("POST", f"/batches/{batch_id}/cancel")
+        except RefusedError as error:
+            if error.status not in (400, 404, 409):
+                raise
+
+    def download(self, file_id: str, path: Path) -> None:
+        """Streams a file to `path`, resuming what is there, and checks its size. Raises MissingError (404)."""
+        try:
+            size = self.file(file_id).bytes
+            retrying(lambda: download(self._http, f"{self.base_url}/files/{file_id}/content", path, size), self._revive)
+        except RefusedError as error:
+            if error.status == 404:
+                raise MissingError(f"file {file_id} of the provider") from None
+            raise
+
+    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Vectors:
+        """The synchronous endpoint: float32, shape (len(texts), dimensions), in order."""
+        body: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": "base64"}
+        if dimensions is not None:
+            body["dimensions"] = dimensions
+        response = self._again("POST", "/embeddings", json=body)
+        try:
+            vectors = {item["index"]: _vector(item["embedding"]) for item in response.json()["data"]}
+            return np.stack([vectors[number] for number in range(len(texts))])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProviderError(
+                f"{self.base_url}/embeddings answered something else than embeddings: {error}"
+            ) from None
+
+    def _again(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
+        return retrying(lambda: self._send(method, path, **options), self._revive)
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
+        try:
+            response = self._http.request(method, self.base_url + path, **options)
+        except httpx.HTTPError as error:
+            raise UnreachableError(
+                f"no answer from {self.base_url}: {error}", "check embedding.base_url and the network"
+            ) from error
+        if not response.is_success:
+            raise refusal(response)
+        return response
+
+
+def _parse(kind: type[Wire], response: httpx.Response) -> Wire:
+    """An answer that is no such object leaves in doubt what took effect."""
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise UnreachableError(f"{response.url} did not answer with a {kind.__name__}: {error}") from None
+
+
+def _parse_value(kind: type[Wire], value: object) -> Wire:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise ProviderError(f"a {kind.__name__} in a listing is malformed: {error}") from None
+
+
+def _vector(value: str | list[float]) -> Vectors:
+    if isinstance(value, str):
+        return np.frombuffer(pybase64.b64decode(value), dtype="<f4").astype(np.float32)
+    return np.asarray(value, dtype=np.float32)

@@ -1,0 +1,82 @@
+"""One download: to a part file, resumed with Range where the provider's ETag is strong, and checked for its size."""
+
+from pathlib import Path
+
+import httpx
+
+from embedfill.errors import ProviderError, UnreachableError
+from embedfill.providers.retry import refusal
+
+_BLOCK = 1 << 20
+
+
+def download(http: httpx.Client, url: str, path: Path, size: int) -> None:
+    """Streams `url` to `path`, whole or not at all. What an earlier try left in the part file is gone on from.
+
+    `size` is the file's length as the provider states it (0: not stated). Raises UnreachableError when the
+    connection ends early (try again: it resumes), ProviderError when the sizes do not agree.
+    """
+    part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
+    if size and part.exists() and part.stat().st_size == size:
+        part.replace(path)
+        return
+    try:
+        expected = _stream(http, url, part, tag)
+    except httpx.HTTPError as error:
+        raise UnreachableError(
+            f"the download of {url} broke off: {error}", "run again: it goes on from there"
+        ) from error
+    got = part.stat().st_size
+    wanted = size or expected
+    if wanted is not None and got < wanted:
+        raise UnreachableError(f"the download of {url} ended after {got:,} of {wanted:,} bytes", "run again")
+    if wanted is not None and got > wanted:
+        part.unlink()
+        raise ProviderError(f"{url} gave {got:,} bytes where the provider names {wanted:,}")
+    part.replace(path)
+    tag.unlink(missing_ok=True)
+
+
+def _stream(http: httpx.Client, url: str, part: Path, tag: Path) -> int | None:
+    """Appends to the part file; returns the whole file's length by this answer's headers."""
+    have, etag = _resumable(part, tag)
+    headers = {"Accept": "application/binary", "Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": etag}
+    with http.stream("GET", url, headers=headers, follow_redirects=True) as response:
+        if response.status_code == 416:
+            part.unlink()
+            raise UnreachableError(f"{url} does not go on from byte {have:,}", "run again: it starts anew")
+        if not response.is_success:
+            response.read()
+            raise refusal(response)
+        resumed = response.status_code == 206 and _range_start(response) == have
+        if response.status_code == 206 and not resumed:
+            part.unlink(missing_ok=True)
+            raise UnreachableError(f"{url} answered another range than was asked", "run again: it starts anew")
+        _keep_tag(tag, response.headers.get("etag", ""))
+        with part.open("ab" if resumed else "wb") as file:
+            for block in response.iter_raw(_BLOCK):
+                file.write(block)
+        length = response.headers.get("content-length")
+        return int(length) + (have if resumed else 0) if length else None
+
+
+def _resumable(part: Path, tag: Path) -> tuple[int, str]:
+    """Bytes that are there and the strong ETag they belong to; (0, "") where the download must start anew."""
+    if part.exists() and tag.exists() and (etag := tag.read_text()):
+        return part.stat().st_size, etag
+    return 0, ""
+
+
+def _keep_tag(tag: Path, etag: str) -> None:
+    if etag.startswith('"'):
+        tag.write_text(etag)
+    else:
+        tag.unlink(missing_ok=True)
+
+
+def _range_start(response: httpx.Response) -> int:
+    unit, _, rest = response.headers.get("content-range", "").partition(" ")
+    start = rest.partition("-")[0]
+    return int(start) if unit == "bytes" and start.isdigit() else -1

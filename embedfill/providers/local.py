@@ -1,0 +1,86 @@
+"""The store's own engine as a process: finds the running one or starts it, and lets it go at the end.
+
+Whoever uses the engine holds a shared lock on `users.lock` in its data directory. The engine, started with
+`--while-used`, stops once nobody holds it: also when its users were killed, since the kernel drops their locks.
+"""
+
+import fcntl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+import orjson
+
+from embedfill.errors import ProviderError
+
+_START_S = 60.0
+_LOG = "engine.log"
+
+
+class LocalEngine:
+    """A context in which an engine runs on `data`. `url` is its base URL; `revive` brings it back if it died."""
+
+    def __init__(self, data: Path, threads: int = 0) -> None:
+        self.data = data
+        self.url = ""
+        self._threads = threads
+        self._users: IO[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.data.mkdir(parents=True, exist_ok=True)
+        self._users = (self.data / "users.lock").open("ab")
+        # An engine that is on its way out holds this lock until it has gone.
+        fcntl.flock(self._users, fcntl.LOCK_SH)
+        self.revive()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._users is not None:
+            self._users.close()
+        if self._process is not None:
+            # It sees within a second that nobody uses it; if others do, it outlives us.
+            self._process = None
+
+    def revive(self) -> None:
+        """Makes sure that an engine answers at `url`. Raises ProviderError when it cannot be started."""
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            if time.monotonic() > deadline:
+                raise ProviderError(f"the local engine did not answer within {_START_S:.0f} s", self._log_hint())
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        try:
+            found = orjson.loads((self.data / "engine.json").read_bytes())
+            self.url = found["url"]
+            return httpx.get(self.url.removesuffix("/v1") + "/healthz", timeout=2.0).is_success
+        except (OSError, ValueError, KeyError, httpx.HTTPError):
+            return False
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.returncode:
+            self._explain(self._process.returncode)
+        command = [sys.executable, "-m", "embedfill.engine", "--port", "0", "--data", str(self.data), "--while-used"]
+        if self._threads:
+            command += ["--threads", str(self._threads)]
+        with (self.data / _LOG).open("ab") as log:
+            # A session of its own: Ctrl-C in our terminal must not stop a line that it has in hand.
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _explain(self, code: int) -> None:
+        if code > 0:  # killed from outside (negative): start it again
+            raise ProviderError(f"the local engine stopped with exit code {code}", self._log_hint())
+
+    def _log_hint(self) -> str:
+        return f"its last words are in {self.data / _LOG}"

@@ -1,0 +1,80 @@
+"""Trying again, for requests that may be sent twice without harm. POST /batches never comes here."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx
+
+from embedfill.errors import BillingError, RefusedError, UnreachableError
+
+Result = TypeVar("Result")
+ATTEMPTS = 6
+_CAP_S = 60.0
+BILLING_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+
+
+def retrying(
+    call: Callable[[], Result],
+    revive: Callable[[], None] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    attempts: int = ATTEMPTS,
+) -> Result:
+    """Calls until an answer that is none of 408, 409, 429, 5xx comes, at most `attempts` times. `revive` is called
+    after a lost connection: it may bring a local server back."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return call()
+        except UnreachableError:
+            if attempt == attempts:
+                raise
+            if revive is not None:
+                revive()
+            sleep(backoff_s(attempt))
+        except RefusedError as error:
+            if not error.retryable or attempt == attempts:
+                raise
+            sleep(error.retry_after_s if error.retry_after_s is not None else backoff_s(attempt))
+    raise AssertionError("unreachable: the last attempt raises")
+
+
+def backoff_s(attempt: int) -> float:
+    """0.25, 0.5, 1 … seconds, a little scattered, at most a minute."""
+    return float(min(_CAP_S, 0.25 * 2 ** (attempt - 1)) * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
+
+
+def retry_after_s(headers: httpx.Headers) -> float | None:
+    """Seconds that the answer asks to wait, at most a minute; None where it does not say."""
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return min(_CAP_S, max(0.0, float(headers[name]) * scale))
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def refusal(response: httpx.Response) -> RefusedError | BillingError:
+    """The provider's error envelope as an exception of ours. The response's body has been read."""
+    code, message = "", ""
+    try:
+        error = response.json()["error"]
+        code, message = str(error.get("code") or error.get("type") or ""), str(error.get("message") or "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message = response.text[:300]
+    if code in BILLING_CODES:
+        return BillingError(f"the provider refuses for its billing limit: {message}", "raise the limit, then run again")
+    message = message or response.reason_phrase
+    return RefusedError(
+        response.status_code, code, message, _hint(response.status_code), retry_after_s(response.headers)
+    )
+
+
+def _hint(status: int) -> str:
+    hints = {
+        401: "check the API key: embedding.api_key_env names the environment variable it is read from",
+        403: "the key may not do this: check its project and rights",
+        404: "check embedding.base_url, and that the key belongs to the project that made the object",
+        429: "the provider asks to slow down: run again later",
+    }
+    return hints.get(status, "")
