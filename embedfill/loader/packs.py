@@ -1,0 +1,91 @@
+"""Packs: vectors in Parquet that any reader takes as they are, and the sorted ids beside each. Knows no batch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from embedfill import ids
+from embedfill.ids import IdArray
+from embedfill.models.base import Vectors
+
+ROW_GROUP = 1024
+
+
+def pack_schema(dimensions: int) -> pa.Schema:
+    """text_id: 16 bytes; vector: a fixed-size list of float32, as the provider gave it."""
+    return pa.schema(
+        [pa.field("text_id", ids.ID_TYPE, False), pa.field("vector", pa.list_(pa.float32(), dimensions), False)]
+    )
+
+
+class PackWriter:
+    """Streams (ids, vectors) into one Parquet file in row groups of 1,024; without a dictionary, which on vectors
+    costs time and wins nothing. The file appears at its path when the context ends without an error."""
+
+    def __init__(self, path: Path, dimensions: int) -> None:
+        self.path = path
+        self.rows = 0
+        self._schema = pack_schema(dimensions)
+        self._temp = path.with_name(path.name + ".part")
+        self._writer = pq.ParquetWriter(self._temp, self._schema, use_dictionary=False, compression="none")
+        self._held: list[tuple[IdArray, Vectors]] = []
+        self._held_rows = 0
+        self._ids: list[IdArray] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+        if kind is None:
+            self._temp.replace(self.path)
+        else:
+            self._temp.unlink(missing_ok=True)
+
+    def add(self, text_ids: IdArray, vectors: Vectors) -> None:
+        """Appends vectors, float32, shape (n, dimensions), and their text ids, shape (n,)."""
+        self._held.append((text_ids, vectors))
+        self._held_rows += len(text_ids)
+        self.rows += len(text_ids)
+        if self._held_rows >= ROW_GROUP:
+            self._flush()
+
+    def sorted_ids(self) -> bytes:
+        """All ids, sorted, 16 bytes each: the object that lies beside the pack."""
+        return np.sort(np.concatenate([ids.array([]), *self._ids])).tobytes()
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        text_ids = np.concatenate([held[0] for held in self._held])
+        vectors = np.ascontiguousarray(np.concatenate([held[1] for held in self._held]), dtype=np.float32)
+        column = pa.FixedSizeListArray.from_arrays(
+            pa.array(vectors.reshape(-1)), type=self._schema.field("vector").type
+        )
+        batch = pa.record_batch([ids.to_arrow(text_ids), column], schema=self._schema)
+        self._writer.write_table(pa.Table.from_batches([batch]), row_group_size=ROW_GROUP)
+        self._ids.append(text_ids)
+        self._held, self._held_rows = [], 0
+
+
+def read_pack(path: Path, batch_rows: int = 4096) -> Iterator[tuple[IdArray, Vectors]]:
+    """Streams a pack: ids, shape (n,), and vectors, float32, shape (n, dimensions), n at most `batch_rows`."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_rows):
+            vectors: NDArray[np.float32] = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
+            yield ids.from_arrow(batch.column("text_id")), vectors.reshape(batch.num_rows, -1)
+
+
+def parse_ids(data: bytes) -> IdArray:
+    """The object beside a pack as a sorted array of ids."""
+    return np.frombuffer(data, dtype="S16")
