@@ -1,1 +1,1 @@
-"""Parquet files to documents, by row group, only the columns needed."""
+"""Parquet files to documents: which files, which columns, and the rows one batch at a time."""
