@@ -19,4 +19,5 @@ def constraints(project: dict) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(sorted(set(constraints(tomllib.loads(Path(sys.argv[1]).read_text())["project"])))))
+    wanted = tomllib.loads(Path(sys.argv[1]).read_text())["project"]
+    sys.stdout.writelines(f"{line}\n" for line in sorted(set(constraints(wanted))))

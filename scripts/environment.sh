@@ -61,7 +61,7 @@ is_installed() {
 
 install() {
   if command -v uv >/dev/null && uv pip install --quiet --python "$python" -e "$root[$1]" 2>/dev/null; then return; fi
-  "$python" -m pip install --quiet --disable-pip-version-check --no-input -e "$root[$1]"
+  "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-input -e "$root[$1]"
 }
 
 use_environment() {
