@@ -21,18 +21,17 @@ _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
 
 class BatchClient:
-    """One account at one endpoint. `revive` is called when the connection is lost (the local engine may have died)."""
+    """One account at one endpoint. `revive`, once set, is called when the connection is lost: the local engine may have died."""
 
     def __init__(
         self,
         base_url: str,
         key: SecretStr | None = None,
         headers: Mapping[str, str] | None = None,
-        revive: Callable[[], None] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._revive = revive
+        self.revive: Callable[[], None] | None = None
         auth = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self._http = httpx.Client(headers={**auth, **(headers or {})}, timeout=_TIMEOUT, transport=transport)
 
@@ -55,7 +54,7 @@ class BatchClient:
                 files = {"file": (filename, file, "application/jsonl")}
                 return _parse(File, self._send("POST", "/files", data={"purpose": "batch"}, files=files))
 
-        return retrying(send, self._revive)
+        return retrying(send, self.revive)
 
     def file(self, file_id: str) -> File:
         return _parse(File, self._again("GET", f"/files/{file_id}"))
@@ -111,7 +110,7 @@ class BatchClient:
         """Streams a file to `path`, resuming what is there, and checks its size. Raises MissingError (404)."""
         try:
             size = self.file(file_id).bytes
-            retrying(lambda: download(self._http, f"{self.base_url}/files/{file_id}/content", path, size), self._revive)
+            retrying(lambda: download(self._http, f"{self.base_url}/files/{file_id}/content", path, size), self.revive)
         except RefusedError as error:
             if error.status == 404:
                 raise MissingError(f"file {file_id} of the provider") from None
@@ -132,7 +131,7 @@ class BatchClient:
             ) from None
 
     def _again(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
-        return retrying(lambda: self._send(method, path, **options), self._revive)
+        return retrying(lambda: self._send(method, path, **options), self.revive)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
         try:

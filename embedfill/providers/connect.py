@@ -49,10 +49,13 @@ def connect(config: Config, store: Store, cache: Cache) -> Iterator[BatchClient]
     """A client of the configured provider, for as long as the context lasts. Raises ConfigError without a key."""
     profile = profile_of(config)
     if profile.name == "local":
-        with (
-            LocalEngine(engine_data(config, store, cache)) as engine,
-            BatchClient(engine.url, revive=engine.revive) as client,
-        ):
+        with LocalEngine(engine_data(config, store, cache)) as engine, BatchClient(engine.url) as client:
+
+            def revive() -> None:
+                engine.revive()
+                client.base_url = engine.url  # the same as before, unless its port was taken meanwhile
+
+            client.revive = revive
             yield client
         return
     with remote_client(config, profile) as client:

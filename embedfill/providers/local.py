@@ -7,6 +7,7 @@ Whoever uses the engine holds a shared lock on `users.lock` in its data director
 import fcntl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ import orjson
 from embedfill.errors import ProviderError
 
 _START_S = 60.0
+_STOP_S = 10.0
 _LOG = "engine.log"
 
 
@@ -30,6 +32,7 @@ class LocalEngine:
         self._threads = threads
         self._users: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._reviving = threading.Lock()
 
     def __enter__(self) -> Self:
         self.data.mkdir(parents=True, exist_ok=True)
@@ -43,20 +46,33 @@ class LocalEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._users is not None:
+            self._stop_if_last(self._users)
             self._users.close()
-        if self._process is not None:
-            # It sees within a second that nobody uses it; if others do, it outlives us.
-            self._process = None
+
+    def _stop_if_last(self, users: IO[bytes]) -> None:
+        """Stops the engine that we started at once, if nobody else uses it; else it sees the end of use by itself."""
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()  # safe: it finishes its lines at the next start
+                self._process.wait()
 
     def revive(self) -> None:
         """Makes sure that an engine answers at `url`. Raises ProviderError when it cannot be started."""
-        deadline = time.monotonic() + _START_S
-        while not self._answers():
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            if time.monotonic() > deadline:
-                raise ProviderError(f"the local engine did not answer within {_START_S:.0f} s", self._log_hint())
-            time.sleep(0.05)
+        with self._reviving:
+            deadline = time.monotonic() + _START_S
+            while not self._answers():
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
+                if time.monotonic() > deadline:
+                    raise ProviderError(f"the local engine did not answer within {_START_S:.0f} s", self._log_hint())
+                time.sleep(0.05)
 
     def _answers(self) -> bool:
         try:
