@@ -34,3 +34,18 @@ class Model(Protocol):
     def embed(self, inputs: Sequence[str | Sequence[int]]) -> Vectors:
         """Unit vectors, float32, shape (len(inputs), dimensions), in order. An input is a text or its token ids
         (without special tokens). What is over `max_tokens` is cut off at its end. Inputs are best of like length."""
+
+
+def normalise(vectors: Vectors) -> Vectors:
+    """Unit vectors of the rows, float32. A row of zeros becomes the first axis, so that no NaN ever leaves a model."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    empty = norms[:, 0] == 0
+    norms[empty] = 1
+    units = np.asarray(vectors / norms, dtype=np.float32)
+    units[empty, 0] = 1
+    return units
+
+
+def shorten(vectors: Vectors, dimensions: int) -> Vectors:
+    """The first `dimensions` of each vector, normalised again; the vectors themselves where nothing is to be cut."""
+    return vectors if dimensions == vectors.shape[1] else normalise(vectors[:, :dimensions])
