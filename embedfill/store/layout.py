@@ -79,9 +79,10 @@ def number_of(key: str) -> int:
 
 def attempt_of(key: str) -> tuple[str, int]:
     """Shard and attempt in the key of a claim, a batch reference or an outcome."""
-    shard_id, attempt = key.removesuffix(".json").split("/")[-2:]
+    shard_id, _, attempt = key.rpartition("/")[2].removesuffix(".json").partition("-")
     return shard_id, int(attempt)
 
 
 def _attempt(kind: str, space: str, shard_id: str, attempt: int) -> str:
-    return f"{kind}/{space}/{shard_id}/{attempt:04d}.json" if shard_id else f"{kind}/{space}/"
+    # Flat, so that one listing gives the state of all shards of a space.
+    return f"{kind}/{space}/{shard_id}-{attempt:04d}.json" if shard_id else f"{kind}/{space}/"

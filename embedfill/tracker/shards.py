@@ -1,0 +1,168 @@
+"""Shards: texts packed into requests and batch files within every limit, kept as Parquet. Submits nothing."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from embedfill import ids
+from embedfill.batchapi.limits import Limits
+from embedfill.batchapi.lines import custom_id, request_line
+from embedfill.ids import IdArray
+from embedfill.records import Shard
+
+SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("request", pa.int32(), False),
+        pa.field("text_id", ids.ID_TYPE, False),
+        pa.field("text", pa.string(), False),
+        pa.field("tokens", pa.int32(), False),
+    ]
+)
+_LINE_BYTES = 220  # of a request line around its inputs, at most
+_OUTPUT_ITEM_BYTES = 60  # of a result line around one embedding
+_FLOAT_CHARS = 22  # of one JSON float, at most
+_ROW_GROUP = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How full requests and shards may get. `shard_tokens` is a quarter of the quota where there is one."""
+
+    limits: Limits
+    dimensions: int
+    encoding: str
+    inputs_per_request: int
+    max_inputs: int
+    shard_tokens: int | None
+
+    @property
+    def inputs(self) -> int:
+        """Inputs of a shard: within the batch limit, and an output that can still be downloaded in one piece."""
+        vector = 4 * math.ceil(self.dimensions * 4 / 3) if self.encoding == "base64" else self.dimensions * _FLOAT_CHARS
+        by_output = self.limits.output_bytes // (vector + _OUTPUT_ITEM_BYTES)
+        return max(1, min(self.max_inputs, self.limits.batch_inputs, by_output))
+
+    @property
+    def request_inputs(self) -> int:
+        return max(1, min(self.inputs_per_request, self.limits.request_inputs))
+
+
+@dataclass(slots=True)
+class _Open:
+    """The shard being filled."""
+
+    rows: list[tuple[int, bytes, str, int]]
+    request: int = -1
+    request_inputs: int = 0
+    request_tokens: int = 0
+    tokens: int = 0
+    file_bytes: int = 0
+
+
+class Packer:
+    """Takes texts in order, gives shards as row lists when they are full. Greedy: a text goes into the open request,
+    else into a new one, else into a new shard."""
+
+    def __init__(self, packing: Packing) -> None:
+        self.packing = packing
+        self._open = _Open([])
+        self._alone = False
+
+    def add(self, text_id: bytes, text: str, tokens: int, alone: bool) -> list[tuple[int, bytes, str, int]] | None:
+        """Adds one text; returns the rows of a shard that it no longer fitted into. `alone`: a request of its own."""
+        size = len(orjson.dumps(text)) + 1
+        full = None
+        if self._open.rows and not self._fits_shard(tokens, size):
+            full = self.finish()
+        shard = self._open
+        if alone or self._alone or shard.request < 0 or not self._fits_request(tokens):
+            shard.request += 1
+            shard.request_inputs = shard.request_tokens = 0
+            shard.file_bytes += _LINE_BYTES
+        self._alone = alone
+        shard.rows.append((shard.request, text_id, text, tokens))
+        shard.request_inputs += 1
+        shard.request_tokens += tokens
+        shard.tokens += tokens
+        shard.file_bytes += size
+        return full
+
+    def finish(self) -> list[tuple[int, bytes, str, int]]:
+        """The rows of the open shard (none: an empty list); a new one begins."""
+        rows, self._open, self._alone = self._open.rows, _Open([]), False
+        return rows
+
+    def _fits_request(self, tokens: int) -> bool:
+        shard, packing = self._open, self.packing
+        return (
+            shard.request_inputs < packing.request_inputs
+            and shard.request_tokens + tokens <= packing.limits.request_tokens
+        )
+
+    def _fits_shard(self, tokens: int, size: int) -> bool:
+        shard, packing = self._open, self.packing
+        return (
+            len(shard.rows) < packing.inputs
+            and shard.request + 1 < packing.limits.batch_requests
+            and shard.file_bytes + size + _LINE_BYTES <= packing.limits.file_bytes
+            and (packing.shard_tokens is None or shard.tokens + tokens <= packing.shard_tokens)
+        )
+
+
+def write_shard(rows: Sequence[tuple[int, bytes, str, int]], path: Path) -> None:
+    """A shard's rows as Parquet at `path`."""
+    requests, text_ids, texts, tokens = zip(*rows, strict=True)
+    columns = [
+        pa.array(requests, pa.int32()),
+        pa.array(text_ids, ids.ID_TYPE),
+        pa.array(texts),
+        pa.array(tokens, pa.int32()),
+    ]
+    table = pa.Table.from_arrays(columns, schema=SHARD_SCHEMA)
+    pq.write_table(table, path, row_group_size=_ROW_GROUP, compression="zstd", use_dictionary=False)
+
+
+def shard_record(rows: Sequence[tuple[int, bytes, str, int]], space: str, plan: int, key: Any) -> Shard:  # noqa: ANN401
+    """The record of a shard: its id covers the space, the plan's number and every row; `key` makes the store key."""
+    numbers = np.array([row[0] for row in rows], np.int32).tobytes()
+    text_ids = b"".join(row[1] for row in rows)
+    shard_id = ids.digest_hex("shard", space.encode(), plan.to_bytes(8, "little"), numbers, text_ids)
+    size = sum(len(orjson.dumps(row[2])) + 1 for row in rows) + _LINE_BYTES * (rows[-1][0] + 1)
+    return Shard(shard_id, key(space, shard_id), rows[-1][0] + 1, len(rows), sum(row[3] for row in rows), size)
+
+
+def shard_ids(path: Path) -> tuple[IdArray, NDArray[np.int32]]:
+    """Text ids of a shard and the request number of each, in order."""
+    table = pq.read_table(path, columns=["request", "text_id"])
+    return ids.from_arrow(table.column("text_id")), table.column("request").to_numpy()
+
+
+def write_batch_file(path: Path, out: Path, shard: str, model: str, encoding: str, dimensions: int | None) -> None:
+    """The JSONL batch file of a shard, streaming; it appears at `out` when it is whole."""
+    temp = out.with_name(out.name + ".part")
+    with temp.open("wb", buffering=1 << 20) as file:
+        for request, texts in _requests(path):
+            file.write(request_line(custom_id(shard, request), model, texts, encoding, dimensions))
+    temp.replace(out)
+
+
+def _requests(path: Path) -> Iterator[tuple[int, list[str]]]:
+    current, texts = -1, list[str]()
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROW_GROUP, columns=["request", "text"]):
+            for request, text in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+                if request != current and texts:
+                    yield current, texts
+                    texts = []
+                current = request
+                texts.append(text)
+    if texts:
+        yield current, texts

@@ -1,0 +1,173 @@
+"""Where every shard of a space stands, derived from listings of the store. Holds nothing that is not in the store.
+
+PLANNED    in a plan, no claim that is still open
+CLAIMED    a claim without a batch reference: being submitted, or in doubt
+SUBMITTED  a batch reference names the provider's batch
+SETTLED    an outcome stands
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import orjson
+
+from embedfill import ids
+from embedfill.errors import MissingError
+from embedfill.ids import IdArray, IdSet
+from embedfill.records import Claim, Maker, Outcome, Refusal, Shard
+from embedfill.store import layout
+from embedfill.store.base import Entry, Store
+from embedfill.store.cache import Cache
+from embedfill.tracker.shards import shard_ids
+
+
+class Status(Enum):
+    PLANNED = "planned"
+    CLAIMED = "claimed"
+    SUBMITTED = "submitted"
+    SETTLED = "settled"
+
+
+@dataclass(slots=True)
+class ShardState:
+    """A planned shard. `attempt` is its newest claim's number (0: none); `batch_id` None with `void` False: no
+    reference yet. `claimed_at` is by the store's clock."""
+
+    shard: Shard
+    attempt: int = 0
+    claimed_at: float = 0.0
+    batch_id: str | None = None
+    void: bool = False
+    settled: bool = False
+    retired: bool = False
+
+    @property
+    def status(self) -> Status:
+        if self.settled or self.retired:
+            return Status.SETTLED
+        if self.attempt == 0 or self.void:
+            return Status.PLANNED
+        return Status.SUBMITTED if self.batch_id else Status.CLAIMED
+
+
+class State:
+    """The shards and outcomes of one space. `refresh` lists again; what is immutable is read once."""
+
+    def __init__(self, store: Store, cache: Cache, space: str) -> None:
+        self.store = store
+        self.cache = cache
+        self.space = space
+        self.plans = 0
+        self.shards: dict[str, ShardState] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self._last_plan = ""
+        self._references: dict[str, str | None] = {}
+        self._claims: dict[str, Claim] = {}
+
+    def refresh(self) -> "State":
+        for entry in self.store.list(layout.plan(self.space), self._last_plan):
+            self._add_plan(entry.key)
+        for entry in self.store.list(layout.outcome(self.space)):
+            if entry.key not in self.outcomes:
+                self._add_outcome(entry.key)
+        for entry in self.store.list(layout.claim(self.space)):
+            self._see_claim(entry)
+        for entry in self.store.list(layout.batch(self.space)):
+            self._see_reference(entry.key)
+        return self
+
+    def open(self) -> list[ShardState]:
+        """Shards that are not settled, in the order they were planned."""
+        return [shard for shard in self.shards.values() if shard.status is not Status.SETTLED]
+
+    def claim(self, shard: ShardState) -> Claim:
+        """The shard's newest claim. Raises MissingError where it has none."""
+        key = layout.claim(self.space, shard.shard.id, shard.attempt)
+        if key not in self._claims:
+            self._claims[key] = parse_claim(self.store.read(key))
+        return self._claims[key]
+
+    def packs(self) -> list[str]:
+        """Keys of all packs that outcomes refer to, in key order: the same everywhere."""
+        return sorted({pack for outcome in self.outcomes.values() for pack in outcome.packs})
+
+    def in_flight(self) -> IdSet:
+        """Ids of all texts of shards that are not settled."""
+        return self._gather(shard_ids(self.cache.path(state.shard.key))[0] for state in self.open())
+
+    def have(self) -> IdSet:
+        """Ids of all texts with vectors."""
+        return self._gather(np.frombuffer(self.cache.read(layout.pack_ids(pack)), dtype="S16") for pack in self.packs())
+
+    def refusals(self) -> Iterator[Refusal]:
+        """Every refusal of every settled batch."""
+        for key in sorted({outcome.refusals for outcome in self.outcomes.values() if outcome.refusals}):
+            yield from (Refusal(**value) for value in self.cache.json(key)["refusals"])
+
+    def open_tokens(self) -> int:
+        """Prompt tokens of what is claimed or submitted: what counts against an enqueued-token limit."""
+        return sum(state.shard.tokens for state in self.open() if state.status is not Status.PLANNED)
+
+    def spent_usd(self) -> float:
+        return sum(outcome.cost_usd or 0.0 for outcome in self.outcomes.values())
+
+    @staticmethod
+    def _gather(arrays: Iterator[IdArray]) -> IdSet:
+        found = list(arrays)
+        return IdSet(np.concatenate(found)) if found else IdSet()
+
+    def _add_plan(self, key: str) -> None:
+        plan = orjson.loads(self.store.read(key))
+        self._last_plan, self.plans = key, layout.number_of(key)
+        for value in plan["shards"]:
+            self.shards[value["id"]] = ShardState(Shard(**value))
+        for shard in plan.get("retired", []):
+            self.shards[shard].retired = True
+
+    def _add_outcome(self, key: str) -> None:
+        outcome = parse_outcome(self.cache.json(key))
+        self.outcomes[key] = outcome
+        if outcome.shard in self.shards:
+            self.shards[outcome.shard].settled = True
+
+    def _see_claim(self, entry: Entry) -> None:
+        shard_id, attempt = layout.attempt_of(entry.key)
+        state = self.shards.get(shard_id)
+        if state is not None and attempt > state.attempt:
+            state.attempt, state.claimed_at = attempt, entry.modified
+            state.batch_id, state.void = None, False
+
+    def _see_reference(self, key: str) -> None:
+        shard_id, attempt = layout.attempt_of(key)
+        state = self.shards.get(shard_id)
+        if state is None or state.settled or attempt != state.attempt:
+            return
+        if key not in self._references:
+            self._references[key] = orjson.loads(self.store.read(key))["batch_id"]
+        state.batch_id = self._references[key]
+        state.void = state.batch_id is None
+
+
+def reference(batch_id: str | None, reason: str = "") -> bytes:
+    """The batch reference of a claim: the provider's batch, or void with the reason."""
+    return ids.canonical({"batch_id": batch_id, "reason": reason})
+
+
+def read_reference(store: Store, key: str) -> tuple[bool, str | None]:
+    """Whether a reference stands, and the batch it names (None: void)."""
+    try:
+        return True, orjson.loads(store.read(key))["batch_id"]
+    except MissingError:
+        return False, None
+
+
+def parse_claim(data: bytes) -> Claim:
+    value = orjson.loads(data)
+    return Claim(**{**value, "maker": Maker(**value["maker"])})
+
+
+def parse_outcome(value: Any) -> Outcome:  # noqa: ANN401
+    return Outcome(**{**value, "packs": tuple(value["packs"]), "errors": tuple(value["errors"])})
