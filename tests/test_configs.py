@@ -1,0 +1,57 @@
+"""Every example in configs/ and the template of `embedfill init` is a configuration that works."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from embedfill import config
+from embedfill.corpus.spec import spec_of
+from embedfill.models import known
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+EXAMPLES = sorted(CONFIGS.glob("*.toml"))
+NAMES = re.compile(r"\{(\w+)\}")
+
+
+def test_the_documented_examples_are_there() -> None:
+    assert {path.stem for path in EXAMPLES} >= {"quickstart", "openai", "local-fast"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_loads_and_names_a_known_model(path: Path) -> None:
+    loaded = config.load(path, {})
+    info = known.resolve(loaded.embedding)
+    assert info.name in known.KNOWN
+    assert known.max_chunk_tokens(info, loaded.chunking.max_tokens) <= info.max_tokens
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_names_files_and_columns_that_exist(path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    loaded = config.load(path, {})
+    spec = spec_of(loaded, NAMES.findall(loaded.embedding.template))
+    for name in loaded.corpus.paths:
+        assert set(spec.columns) <= set(pq.read_schema(loaded.path(name)).names)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_commented_and_keeps_its_store_out_of_git(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+    store = Path(config.load(path, {}).store_url)
+    assert store.parent == CONFIGS.parent / "runs"
+    assert "/runs/" in (CONFIGS.parent / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_settings_that_are_commented_out_exist(path: Path) -> None:
+    table = ""
+    for line in path.read_text().splitlines():
+        if line.startswith("["):
+            table = line.strip("[]")
+        match = re.match(r"# (\w+) = ([^#]*)", line)
+        if match and table:
+            fields = config.Config.model_fields[table].annotation.model_fields
+            assert match[1] in fields
+            tomllib.loads(f"v = {match[2]}")
