@@ -37,6 +37,10 @@ class EmbedfillError(Exception):
     def as_dict(self) -> dict[str, dict[str, str]]:
         return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Workers raise these in other processes. Pickle's own way calls the class with `args`, which is the message alone.
+        return _again, (type(self), self.args, vars(self))
+
 
 class UsageError(EmbedfillError):
     code = "usage"
@@ -123,3 +127,9 @@ class BillingError(EmbedfillError):
 class PendingError(EmbedfillError):
     code = "pending"
     exit_code = 4
+
+
+def _again(kind: type[EmbedfillError], args: tuple[str, ...], state: dict[str, object]) -> EmbedfillError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
