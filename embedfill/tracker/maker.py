@@ -10,7 +10,7 @@ def this_maker() -> Maker:
     """This process. Where the system has no /proc, `boot` is empty and nobody can infer its death."""
     pid = os.getpid()
     try:
-        return Maker(_boot(), os.readlink("/proc/self/ns/pid"), pid, _start_ticks(pid))
+        return Maker(_boot(), str(Path("/proc/self/ns/pid").readlink()), pid, _start_ticks(pid))
     except OSError:
         return Maker("", "", pid, 0)
 

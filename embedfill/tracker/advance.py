@@ -1,0 +1,115 @@
+"""Carries planned shards to their outcomes: one loop of submit, look, poll and collect over the derived state."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from embedfill.errors import BillingError, EmbedfillError, ProviderError
+from embedfill.records import Outcome
+from embedfill.store.base import Store
+from embedfill.tracker.collect import Collector, Settle
+from embedfill.tracker.doubt import Doubts
+from embedfill.tracker.quota import Quota
+from embedfill.tracker.state import State, Status
+from embedfill.tracker.submit import Account, submit
+
+_CLOCK = "clock/"
+_FRUITLESS = 3  # batches in a row that brought nothing, before the run stops and says so
+
+
+@dataclass(slots=True)
+class Advanced:
+    """What a call of `advance` did. `parked` is set when the budget or the provider's billing stopped submissions."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    submitted: int = 0
+    parked: BillingError | None = None
+
+
+class Advance:
+    """The tracker's loop over one account. `on_outcome` is told of every batch that was settled."""
+
+    def __init__(self, account: Account, state: State, settle: Settle, quota: Quota) -> None:
+        self.account = account
+        self.state = state
+        self.quota = quota
+        self.collector = Collector(account, settle)
+        self.doubts = Doubts(account)
+        self.done = Advanced()
+        self._fruitless = 0
+
+    def run(self, wait: bool = True, on_outcome: Callable[[Outcome], None] = lambda _: None) -> Advanced:
+        """Until every shard is settled or nothing more can be done; with `wait` False, one round."""
+        pause_s = self.account.patience.poll_s
+        while True:
+            before = (self.done.submitted, len(self.done.outcomes))
+            self.round(on_outcome)
+            if not wait or self._finished():
+                return self.done
+            moved = before != (self.done.submitted, len(self.done.outcomes))
+            pause_s = self.account.patience.poll_s if moved else min(pause_s * 1.5, self.account.patience.poll_max_s)
+            time.sleep(pause_s)
+
+    def round(self, on_outcome: Callable[[Outcome], None]) -> None:
+        """Submits what may go out, looks into what is in doubt, polls and settles what has ended."""
+        self.state.refresh()
+        self._resolve()
+        self._submit()
+        self._collect(on_outcome)
+
+    def _finished(self) -> bool:
+        waiting = [shard for shard in self.state.open() if shard.status is not Status.PLANNED or not self.done.parked]
+        return not waiting
+
+    def _submit(self) -> None:
+        for shard in self.state.open():
+            if self.done.parked or shard.status is not Status.PLANNED or not self.quota.admits(self.state, shard.shard):
+                continue
+            try:
+                self.quota.check_budget(self.state, shard.shard, self.account.price_per_million)
+                submit(self.account, shard)
+                self.done.submitted += 1
+            except BillingError as error:
+                self.done.parked = error
+            except EmbedfillError:
+                self.state.refresh()
+                raise
+
+    def _resolve(self) -> None:
+        claimed = [shard for shard in self.state.open() if shard.status is Status.CLAIMED]
+        if claimed:
+            self.doubts.resolve(self.state, claimed, store_time(self.account.store))
+
+    def _collect(self, on_outcome: Callable[[Outcome], None]) -> None:
+        submitted = [shard for shard in self.state.open() if shard.status is Status.SUBMITTED]
+        if not submitted:
+            return
+        batches = self.collector.poll(submitted)
+        for shard in submitted:
+            outcome = self.collector.collect(self.state, shard, batches[str(shard.batch_id)])
+            if outcome is not None:
+                self.done.outcomes.append(outcome)
+                self.quota.learn(outcome)
+                on_outcome(outcome)
+                self._check_fruitful(outcome)
+
+    def _check_fruitful(self, outcome: Outcome) -> None:
+        """A provider that fails batch after batch is not asked for ever: its words go to the user."""
+        self._fruitless = 0 if outcome.vectors or outcome.refused else self._fruitless + 1
+        if self._fruitless >= _FRUITLESS and not self.quota.waiting():
+            words = "; ".join(outcome.errors) or f"status {outcome.status}"
+            raise ProviderError(
+                f"{self._fruitless} batches in a row brought no vector, the last one {outcome.batch_id}: {words}",
+                "nothing is lost: mend the cause and run again",
+            )
+
+
+def store_time(store: Store) -> float:
+    """Now, by the store's own clock: the time it gives an object made this moment."""
+    key = f"{_CLOCK}{secrets.token_hex(8)}"
+    store.create(key, b"")
+    try:
+        return next(entry.modified for entry in store.list(key))
+    finally:
+        store.delete(key)

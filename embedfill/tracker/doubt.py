@@ -1,0 +1,83 @@
+"""A claim without a batch reference: was the batch made? Look, adopt what is found; supersede only what is not.
+
+The provider's listing is paged back past the claim's upload and matched by metadata or by input file. What is not
+found for as long as a listing may be late is fenced (the uploaded file is deleted, so a POST still under way fails
+unbilled), looked for once more, and only then void: the shard goes out under its next attempt.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from embedfill.batchapi.models import Batch
+from embedfill.records import Claim
+from embedfill.store import layout
+from embedfill.tracker.maker import is_dead
+from embedfill.tracker.state import ShardState, State, reference
+from embedfill.tracker.submit import Account, adopt
+
+_CLOCK_MARGIN_S = 60  # the provider stamps files and batches by clocks of its own
+
+
+@dataclass(slots=True)
+class Doubts:
+    """Remembers since when each open claim has been looked for in vain (monotonic seconds of this process)."""
+
+    account: Account
+    since: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    def resolve(self, state: State, open_claims: list[ShardState], store_now: float) -> None:
+        """Looks for the batches of all claims in doubt, in one pass over the listing."""
+        doubtful = {shard.shard.id: (shard, state.claim(shard)) for shard in open_claims}
+        doubtful = {name: pair for name, pair in doubtful.items() if self._in_doubt(*pair, store_now)}
+        if not doubtful:
+            return
+        found = self._look(doubtful)
+        for name, (shard, claim) in doubtful.items():
+            if name in found:
+                self._adopt(shard, found[name])
+            elif self._long_enough(claim):
+                self._supersede(shard, claim)
+
+    def _in_doubt(self, shard: ShardState, claim: Claim, store_now: float) -> bool:
+        """Ours and posted; or its maker is dead; or it is older, by the store's clock, than any maker would take."""
+        if claim.maker == self.account.maker:
+            return claim.nonce in self.account.mine
+        return is_dead(claim.maker) or store_now - shard.claimed_at > self.account.patience.claim_ttl_s
+
+    def _look(self, doubtful: dict[str, tuple[ShardState, Claim]]) -> dict[str, list[Batch]]:
+        """The provider's batches of these claims, oldest first."""
+        oldest = min(claim.file_created_at for _, claim in doubtful.values()) - _CLOCK_MARGIN_S
+        by_file = {claim.file_id: name for name, (_, claim) in doubtful.items()}
+        found: dict[str, list[Batch]] = {}
+        for batch in self.account.client.batches():
+            if batch.created_at < oldest:
+                break
+            name = self._match(batch, doubtful) or by_file.get(batch.input_file_id)
+            if name:
+                found.setdefault(name, []).insert(0, batch)
+        return found
+
+    def _match(self, batch: Batch, doubtful: dict[str, tuple[ShardState, Claim]]) -> str | None:
+        name = (batch.metadata or {}).get("embedfill_shard", "")
+        if name in doubtful and batch.metadata == self.account.metadata(name, doubtful[name][1].attempt):
+            return str(name)
+        return None
+
+    def _adopt(self, shard: ShardState, batches: list[Batch]) -> None:
+        """The oldest is ours; another one for the same claim should not exist and is cancelled."""
+        adopt(self.account, shard, batches[0])
+        for batch in batches[1:]:
+            self.account.client.cancel(batch.id)
+
+    def _long_enough(self, claim: Claim) -> bool:
+        first = self.since.setdefault((claim.shard, claim.attempt), time.monotonic())
+        return time.monotonic() - first >= self.account.patience.listing_delay_s
+
+    def _supersede(self, shard: ShardState, claim: Claim) -> None:
+        self.account.client.delete_file(claim.file_id)
+        late = self._look({claim.shard: (shard, claim)})
+        if late:
+            self._adopt(shard, late[claim.shard])
+            return
+        key = layout.batch(self.account.space, claim.shard, claim.attempt)
+        shard.void = self.account.store.create(key, reference(None, "no batch of this claim was found"))

@@ -1,0 +1,61 @@
+"""Which shard may go out now: the enqueued-token limit and the budget, as sums over outcomes and open claims."""
+
+import time
+from dataclasses import dataclass
+
+from embedfill.batchapi.prices import cost_usd
+from embedfill.errors import BillingError
+from embedfill.records import Outcome, Shard
+from embedfill.tracker.state import State, Status
+
+_TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - an error code
+_HOLD_S = 30.0
+_HOLD_MAX_S = 600.0
+
+
+@dataclass(slots=True)
+class Quota:
+    """`max_enqueued_tokens` and `budget_usd` as configured; None: no limit. After a refusal for the enqueued-token
+    limit nothing is submitted for a while, longer each time."""
+
+    max_enqueued_tokens: int | None
+    budget_usd: float | None
+    hold_s: float = 0.0
+    held_until: float = 0.0
+
+    @property
+    def shard_tokens(self) -> int | None:
+        """Tokens of one shard, at most: a quarter of the quota, so that it drains evenly."""
+        return None if self.max_enqueued_tokens is None else max(1, self.max_enqueued_tokens // 4)
+
+    def admits(self, state: State, shard: Shard) -> bool:
+        """Whether the shard fits under the limit now; one that is alone always does."""
+        if self.waiting():
+            return False
+        enqueued = state.open_tokens()
+        return self.max_enqueued_tokens is None or not enqueued or enqueued + shard.tokens <= self.max_enqueued_tokens
+
+    def waiting(self) -> bool:
+        return time.monotonic() < self.held_until
+
+    def check_budget(self, state: State, shard: Shard, price_per_million: float | None) -> None:
+        """Raises BillingError where the shard could take spending over the budget, counting what is in flight."""
+        price = cost_usd(shard.tokens, price_per_million)
+        if self.budget_usd is None or not price:
+            return
+        open_shards = [other for other in state.open() if other.status is not Status.PLANNED]
+        open_usd = sum(cost_usd(other.shard.tokens, price_per_million) or 0.0 for other in open_shards)
+        if state.spent_usd() + open_usd + price > self.budget_usd:
+            raise BillingError(
+                f"the next batch (${price:.4f}) would exceed budget_usd = {self.budget_usd}: ${state.spent_usd():.4f} "
+                f"spent, ${open_usd:.4f} in flight",
+                "raise batch.budget_usd, then run again: it goes on from here",
+            )
+
+    def learn(self, outcome: Outcome) -> None:
+        """A refusal for the enqueued-token limit is waited out; anything else ends the waiting."""
+        if any(_TOKEN_LIMIT in words for words in outcome.errors):
+            self.hold_s = min(max(self.hold_s * 2, _HOLD_S), _HOLD_MAX_S)
+            self.held_until = time.monotonic() + self.hold_s
+        elif outcome.vectors:
+            self.hold_s = self.held_until = 0.0
