@@ -72,6 +72,11 @@ def published(number: int) -> str:
     return f"{PUBLISHED}{number:08d}.json"
 
 
+def clock(nonce: str) -> str:
+    """An empty object, made only to read the store's time off it."""
+    return f"clock/{nonce}"
+
+
 def number_of(key: str) -> int:
     """The number in the key of a plan or a publication."""
     return int(key.rpartition("/")[2].removesuffix(".json"))

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from embedfill.errors import BillingError, EmbedfillError, ProviderError
+from embedfill.errors import BillingError, ProviderError, RefusedError
 from embedfill.records import Outcome
+from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.tracker.collect import Collector, Settle
 from embedfill.tracker.doubt import Doubts
@@ -14,7 +15,7 @@ from embedfill.tracker.quota import Quota
 from embedfill.tracker.state import State, Status
 from embedfill.tracker.submit import Account, submit
 
-_CLOCK = "clock/"
+_REFUSALS = 5  # refused POSTs in a row, before the run stops and says so
 _FRUITLESS = 3  # batches in a row that brought nothing, before the run stops and says so
 
 
@@ -38,6 +39,7 @@ class Advance:
         self.doubts = Doubts(account)
         self.done = Advanced()
         self._fruitless = 0
+        self._refusals = 0
 
     def run(self, wait: bool = True, on_outcome: Callable[[Outcome], None] = lambda _: None) -> Advanced:
         """Until every shard is settled or nothing more can be done; with `wait` False, one round."""
@@ -72,9 +74,18 @@ class Advance:
                 self.done.submitted += 1
             except BillingError as error:
                 self.done.parked = error
-            except EmbedfillError:
-                self.state.refresh()
-                raise
+            except RefusedError as error:
+                self._refused(error)
+                return
+            self._refusals = 0
+
+    def _refused(self, error: RefusedError) -> None:
+        """A refused POST made no batch. It is tried again in a later round where that can help: the provider was
+        busy, or could not read the new file yet."""
+        self._refusals += 1
+        passing = error.retryable or "file" in error.message.lower()
+        if not passing or self._refusals >= _REFUSALS:
+            raise error
 
     def _resolve(self) -> None:
         claimed = [shard for shard in self.state.open() if shard.status is Status.CLAIMED]
@@ -107,7 +118,7 @@ class Advance:
 
 def store_time(store: Store) -> float:
     """Now, by the store's own clock: the time it gives an object made this moment."""
-    key = f"{_CLOCK}{secrets.token_hex(8)}"
+    key = layout.clock(secrets.token_hex(8))
     store.create(key, b"")
     try:
         return next(entry.modified for entry in store.list(key))

@@ -1,5 +1,7 @@
 """Batches that are out: poll them, fetch the files of an ended one, and write its outcome. Decodes nothing itself."""
 
+import fcntl
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -49,13 +51,14 @@ class Collector:
         if not batch.ended:
             return None
         folder = self.account.cache.scratch("outputs", batch.id)
-        files = self._download(batch, folder)
-        self.account.at("before-settle")
-        outcome = self.settle(shard, batch, files)
-        self._write(state, shard, outcome)
-        for path in folder.iterdir():
-            path.unlink(missing_ok=True)
-        folder.rmdir()
+        with (folder / "lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None  # another run on this machine is at it
+            outcome = self.settle(shard, batch, self._download(batch, folder))
+            self._write(state, shard, outcome)
+            shutil.rmtree(folder, ignore_errors=True)
         return outcome
 
     def _download(self, batch: Batch, folder: Path) -> list[Path]:

@@ -1,0 +1,95 @@
+"""An ended batch to its outcome: decodes its files, puts the pack, its ids and the refusals into the store.
+
+What an outcome refers to is there before the outcome; the tracker writes the outcome itself.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embedfill import ids
+from embedfill.batchapi.models import Batch
+from embedfill.batchapi.prices import cost_usd
+from embedfill.loader.load import Loaded, Requests, load_batch
+from embedfill.records import Outcome, Shard
+from embedfill.store import layout
+from embedfill.store.base import Store
+from embedfill.store.cache import Cache
+from embedfill.tracker.shards import shard_ids
+from embedfill.tracker.state import ShardState
+
+
+@dataclass(frozen=True, slots=True)
+class Settler:
+    """Callable as `embedfill.tracker.collect.Settle`."""
+
+    store: Store
+    cache: Cache
+    space: str
+    dimensions: int
+    price_per_million: float | None
+    at: Callable[[str], None] = lambda _point: None  # named points of the write order, for crash tests
+
+    def __call__(self, state: ShardState, batch: Batch, files: list[Path]) -> Outcome:
+        scratch = self.cache.scratch("packs")
+        pack = scratch / f"{state.shard.id}-{secrets.token_hex(4)}.parquet"
+        try:
+            loaded = load_batch(self.requests(state.shard), files, self.dimensions, pack)
+            self.at("after-decode")
+            packs = self._put_pack(pack, loaded)
+        finally:
+            pack.unlink(missing_ok=True)
+        self.at("before-refusals")
+        return self._outcome(state, batch, loaded, packs)
+
+    def requests(self, shard: Shard) -> Requests:
+        text_ids, numbers = shard_ids(self.cache.path(shard.key))
+        starts = np.searchsorted(numbers, np.arange(shard.requests + 1)).tolist()
+        return Requests(shard.id, text_ids, starts)
+
+    def _put_pack(self, pack: Path, loaded: Loaded) -> tuple[str, ...]:
+        """The pack under its content's name, its ids beside it. An empty one is not kept."""
+        if not loaded.vectors:
+            return ()
+        key = layout.pack(self.space, ids.file_digest(pack))
+        beside = pack.with_suffix(".ids")
+        try:
+            beside.write_bytes(loaded.ids)
+            self.store.put_file(layout.pack_ids(key), beside)
+        finally:
+            beside.unlink(missing_ok=True)
+        self.at("between-ids-and-pack")
+        self.store.put_file(key, pack)
+        return (key,)
+
+    def _outcome(self, state: ShardState, batch: Batch, loaded: Loaded, packs: tuple[str, ...]) -> Outcome:
+        tokens = batch.usage.input_tokens if batch.usage and batch.usage.input_tokens else loaded.prompt_tokens
+        errors = [f"{error.code}: {error.message}" for error in batch.errors.data[:20]] if batch.errors else []
+        return Outcome(
+            shard=state.shard.id,
+            attempt=state.attempt,
+            batch_id=batch.id,
+            status=batch.status,
+            texts=state.shard.texts,
+            vectors=loaded.vectors,
+            refused=len(loaded.refusals),
+            prompt_tokens=tokens,
+            cost_usd=cost_usd(tokens, self.price_per_million),
+            packs=packs,
+            refusals=self._put_refusals(loaded),
+            anomalies=dict(sorted(loaded.anomalies.items())),
+            errors=tuple(errors),
+        )
+
+    def _put_refusals(self, loaded: Loaded) -> str | None:
+        """The provider's errors per text and the lines that made no sense, as one small object; None without any."""
+        if not loaded.refusals and not loaded.odd_lines:
+            return None
+        refusals = sorted(loaded.refusals, key=lambda refusal: refusal.text_id)
+        data = ids.canonical({"refusals": [asdict(one) for one in refusals], "odd_lines": sorted(loaded.odd_lines)})
+        key = layout.refusals(self.space, ids.digest_hex("refusals", data))
+        self.store.create(key, data)
+        return key
