@@ -4,44 +4,61 @@ Every key of a table may be overridden by `EMBEDFILL_<TABLE>__<KEY>` (and `EMBED
 TOML, else as a plain string. Relative paths are relative to the configuration file.
 """
 
+import difflib
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from embedfill.errors import ConfigError, UsageError
 
 PREFIX = "EMBEDFILL_"
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SECRET = re.compile(r"(^|_)(key|secret|password|credentials?)$", re.IGNORECASE)
+_OVERLAP = 32
+
+Name = Annotated[str, Field(min_length=1)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    # Strict: `true` is no number and "5" no five; TOML has types of its own.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class CorpusConfig(_Table):
     """Which Parquet files, and which of their columns."""
 
-    paths: list[str] = Field(min_length=1)
-    id: str = "id"
+    paths: list[Name] = Field(min_length=1)
+    id: Name = "id"
     text: str | list[str] = "text"
-    metadata: list[str] = []
+    metadata: list[Name] = []
 
     @field_validator("paths", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("text")
+    @field_validator("text", mode="before")
     @classmethod
-    def _named(cls, value: str | list[str]) -> str | list[str]:
-        if not value or not all(value):
-            raise ValueError("at least one column name")
+    def _named(cls, value: object) -> object:
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise ValueError("must be a column name, or a list of them")
         return value
 
     @property
@@ -51,29 +68,45 @@ class CorpusConfig(_Table):
 
 class ChunkingConfig(_Table):
     max_tokens: int | None = Field(default=None, ge=8)
-    overlap: int = Field(default=32, ge=0)
+    overlap: int = Field(default=_OVERLAP, ge=0)
     format: Literal["auto", "text", "markdown", "code"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _small_chunks_overlap_less(cls, values: object) -> object:
+        """The default overlap is at most a quarter of a configured chunk."""
+        if isinstance(values, dict) and isinstance(most := values.get("max_tokens"), int):
+            return {"overlap": min(_OVERLAP, most // 4), **values}
+        return values
+
+    @field_validator("overlap")
+    @classmethod
+    def _leaves_room(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_tokens")
+        if most is not None and value > most // 2:
+            raise ValueError(f"at most half of max_tokens, {most // 2}")
+        return value
 
 
 class EmbeddingConfig(_Table):
     provider: Literal["local", "openai", "generic"] = "local"
-    model: str = "all-MiniLM-L6-v2"
+    model: Name = "all-MiniLM-L6-v2"
     dimensions: int | None = Field(default=None, ge=1, le=16384)
     template: str = "{text}"
     query_template: str = "{query}"
     base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    organization: str | None = None
-    project: str | None = None
+    api_key_env: Name = "OPENAI_API_KEY"
+    organization: Name | None = None
+    project: Name | None = None
     encoding_format: Literal["base64", "float"] = "base64"
-    tokenizer: str | None = None
+    tokenizer: Name | None = None
     max_input_tokens: int | None = Field(default=None, ge=8)
     price_per_million: float | None = Field(default=None, ge=0)
 
     @field_validator("base_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^/\s]+", value):
+        if value is not None and not re.fullmatch(r"https?://[^/\s]+\S*", value):
             raise ValueError("an http:// or https:// URL")
         return value.rstrip("/") if value else value
 
@@ -92,7 +125,7 @@ class BatchConfig(_Table):
 class IndexConfig(_Table):
     metric: Literal["cosine"] = "cosine"
     target_recall: float = Field(default=0.95, gt=0, le=1)
-    memory: int = 4 * 10**9
+    memory: int = Field(default=4 * 10**9, ge=1)
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -101,7 +134,7 @@ class IndexConfig(_Table):
 
 
 class EngineConfig(_Table):
-    data: str | None = None
+    data: Name | None = None
 
 
 class ExecutorConfig(_Table):
@@ -110,17 +143,19 @@ class ExecutorConfig(_Table):
 
     @property
     def count(self) -> int:
-        return self.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.workers:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class CacheConfig(_Table):
-    dir: str | None = None
+    dir: Name | None = None
 
 
 class Config(_Table):
     """One configuration, complete and checked. `base` is the folder that relative paths start from."""
 
-    store: str
+    store: Name
     corpus: CorpusConfig
     chunking: ChunkingConfig = ChunkingConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
@@ -133,7 +168,7 @@ class Config(_Table):
 
     def path(self, value: str) -> Path:
         """A path of the configuration, made absolute."""
-        return (self.base / Path(value).expanduser()).resolve()
+        return (self.base / os.path.expanduser(value)).resolve()  # noqa: PTH111 - Path's raises for an unknown ~name
 
     @property
     def store_url(self) -> str:
@@ -142,12 +177,12 @@ class Config(_Table):
 
 
 def parse_size(value: str) -> int:
-    """`"4GB"` to 4,000,000,000. Decimal units, as disks and providers count."""
-    match = _SIZE.match(value)
-    unit = match.group(2).lower().rstrip("b").rstrip("i") if match else "?"
-    if not match or unit not in _UNITS:
+    """`"4GB"` to 4,000,000,000, as disks and providers count; `"4GiB"` to 4,294,967,296."""
+    match = _SIZE.fullmatch(value)
+    if not match:
         raise ValueError("a size such as 500MB or 4GB")
-    return int(float(match.group(1)) * _UNITS[unit])
+    number, unit, binary = match.groups(default="")
+    return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -167,11 +202,12 @@ def parse(raw: dict[str, Any], base: Path, source: str = "", environ: Mapping[st
     """A configuration from plain values, with the environment laid over it."""
     if "base" in raw:
         raise ConfigError("base", raw["base"], "no such key", source)
-    merged = _overlay(raw, os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    merged = _overlay(raw, environ)
     try:
         return Config(**merged, base=base)
     except ValidationError as error:
-        raise _config_error(error, source) from None
+        raise _config_error(error, source, environ) from None
 
 
 def secret(name: str, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -211,20 +247,39 @@ def _toml_value(value: str) -> object:
         return value
 
 
-def _config_error(error: ValidationError, source: str) -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    places = [str(part) for part in first["loc"] if not str(part).startswith(("str", "list["))]
-    key = ".".join(places) or "configuration"
-    if first["type"] == "extra_forbidden":
-        return ConfigError(key, first["input"], f"no such key; {_known(places[:-1])}", source)
-    if first["type"] == "missing":
-        return ConfigError(key, None, "is required", source)
-    return ConfigError(key, first["input"], first["msg"].removeprefix("Value error, "), source)
+def _config_error(error: ValidationError, source: str, environ: Mapping[str, str]) -> ConfigError:
+    """The most telling of pydantic's errors (a misspelt key before the one it leaves missing), in our words."""
+    found = error.errors(include_url=False)
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    places = [str(part) for part in first["loc"]]
+    value = None if first["type"] == "missing" else "***" if _SECRET.search(places[-1]) else first["input"]
+    return ConfigError(".".join(places), value, _allowed(first, places), _origin(places, source, environ))
 
 
-def _known(table: list[str]) -> str:
-    """The keys that are allowed where an unknown one stood."""
+def _allowed(error: ErrorDetails, places: list[str]) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return f"no such key; {_known(places)}"
+        case "missing":
+            return "is required"
+        case "model_type":
+            return "must be a table"
+        case _:
+            return error["msg"].removeprefix("Value error, ")
+
+
+def _origin(places: list[str], source: str, environ: Mapping[str, str]) -> str:
+    """Where the value came from: an environment variable stands over the file."""
+    name = PREFIX + "__".join(places[:2]).upper()
+    return next((f"the environment ({given})" for given in environ if given.upper() == name), source)
+
+
+def _known(places: list[str]) -> str:
+    """The keys that are allowed where an unknown one stood, and the one that was meant."""
+    *table, wrong = places
     fields = Config.model_fields
     if table and isinstance(kind := fields[table[0]].annotation, type) and issubclass(kind, BaseModel):
         fields = kind.model_fields
-    return "known here: " + ", ".join(sorted(name for name in fields if name != "base"))
+    names = sorted(name for name in fields if name != "base")
+    meant = difflib.get_close_matches(wrong, names, n=1)
+    return (f"did you mean {meant[0]}? " if meant else "") + "known here: " + ", ".join(names)
