@@ -5,10 +5,15 @@ and `put_file` for bulk, only under names that nobody else can choose (a content
 only once a created object refers to it.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+_LONGEST = 800  # S3 and Google take 1,024 bytes, and the store's own prefix comes before
+_PART = r"(?!\.{1,2}(?:/|$))(?!\.tmp-)[A-Za-z0-9._=-]{1,200}"
+_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class Store(Protocol):
 
 
 def check_key(key: str) -> str:
-    """Refuses keys that a directory or a bucket could read in two ways."""
-    parts = key.split("/")
-    if not key or any(part in ("", ".", "..") or part.startswith(".tmp-") for part in parts):
+    """Refuses keys that a directory or a bucket could read in two ways: only ASCII letters, digits and `._=-` in each
+    part, so that no service encodes them, no file system folds them, and every listing sorts them alike."""
+    if len(key) > _LONGEST or not _KEY.fullmatch(key):
         raise ValueError(f"not a store key: {key!r}")
     return key

@@ -6,11 +6,13 @@ Deleting it costs time, never a result. Claims, plans and publications are never
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from embedfill.errors import MissingError, StoreError
 from embedfill.ids import canonical
 from embedfill.store.base import Store
 
@@ -24,13 +26,18 @@ class Cache:
         return f"Cache({str(self.root)!r})"
 
     def path(self, key: str) -> Path:
-        """An immutable object as a local file: the store's own where it is a directory, else a copy."""
+        """An immutable object as a local file: the store's own where it is a directory, else a copy.
+
+        Raises MissingError.
+        """
         own = self.store.local_path(key)
         if own is not None:
+            if not own.is_file():
+                raise MissingError(key)
             return own
         copy = self.root / "objects" / key
         if not copy.exists():
-            self._place(copy, lambda temp: self.store.fetch(key, temp))
+            self._place(copy, lambda temp: self._fetch(key, temp))
         return copy
 
     def read(self, key: str) -> bytes:
@@ -63,14 +70,24 @@ class Cache:
     def clear_scratch(self) -> None:
         shutil.rmtree(self.root / "scratch", ignore_errors=True)
 
-    def _place(self, target: Path, write: Any) -> None:  # noqa: ANN401
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temp = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    def _fetch(self, key: str, temp: Path) -> None:
+        self.store.fetch(key, temp)
+        # A copy is trusted by its name for ever: it must not turn up empty under it after a power cut.
+        with temp.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _place(self, target: Path, write: Callable[[Path], object]) -> None:
         try:
-            write(temp)
-            temp.replace(target)
-        finally:
-            temp.unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temp = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+            try:
+                write(temp)
+                temp.replace(target)
+            finally:
+                temp.unlink(missing_ok=True)
+        except OSError as error:
+            hint = "free some space there, or set [cache] dir to another place"
+            raise StoreError(f"cannot write to the cache {self.root}: {error.strerror or error}", hint) from error
 
 
 def default_root() -> Path:

@@ -5,6 +5,11 @@ PUBLISHED = "published/"
 FORMAT = 1  # version of everything below; a store of a newer one is refused
 
 
+def probe(nonce: str) -> str:
+    """Where a store is tried out before it is shared; removed again."""
+    return f"probes/{nonce}"
+
+
 def documents(digest: str) -> str:
     return f"documents/{digest}.parquet"
 

@@ -1,15 +1,34 @@
-"""A store in a directory: temp file, fsync, hard link, fsync of the directory. No object is ever seen half-written."""
+"""A store in a directory: temp file, fsync, hard link, fsync of the directory. No object is ever seen half-written.
 
+Whoever is killed while writing may leave a `.tmp-` file, which is never listed nor read.
+"""
+
+import errno
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from embedfill.errors import MissingError, StoreError
 from embedfill.store.base import Entry, check_key
 
 _TEMP = ".tmp-"
+_BLOCK = 1 << 20
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_HINTS = {
+    errno.ENOSPC: "free some space on its disk, then run again",
+    errno.EDQUOT: "the disk quota is used up: free some space, then run again",
+    errno.EFBIG: "a limit on the size of files is in force (ulimit -f)",
+    errno.EROFS: "its file system is mounted read-only",
+    errno.EACCES: "check who may write there",
+    errno.EPERM: "check who may write there; a file system without hard links cannot hold a store",
+    errno.EOPNOTSUPP: "a file system without hard links cannot hold a store: choose another place",
+    errno.EMFILE: "too many files are open (ulimit -n)",
+    errno.EIO: "the disk reports an error: check it before going on",
+}
 
 
 class LocalStore:
@@ -21,48 +40,32 @@ class LocalStore:
         return f"LocalStore({self.url!r})"
 
     def create(self, key: str, data: bytes) -> bool:
-        target = self._target(key)
-        temp = self._temp(target)
-        try:
-            with temp.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        target = self.root / check_key(key)
+        with self._world(key), _new_file(target) as (file, temp):
+            file.write(data)
+            _sync(file)
             return _link(temp, target) or self.read(key) == data
-        finally:
-            temp.unlink(missing_ok=True)
 
     def put_file(self, key: str, path: Path) -> None:
-        target = self._target(key)
-        if target.exists():
+        target = self.root / check_key(key)
+        if target.is_file():
             return
-        temp = self._temp(target)
-        try:
-            with path.open("rb") as source, temp.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
-                file.flush()
-                os.fsync(file.fileno())
+        with path.open("rb") as source, self._world(key), _new_file(target) as (file, temp):
+            shutil.copyfileobj(source, file, _BLOCK)
+            _sync(file)
             _link(temp, target)
-        finally:
-            temp.unlink(missing_ok=True)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        try:
-            with (self.root / check_key(key)).open("rb") as file:
-                file.seek(start)
-                return file.read() if stop is None else file.read(max(stop - start, 0))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise MissingError(key) from None
+        with self._world(key), self._opened(key) as file:
+            file.seek(start)
+            return file.read() if stop is None else file.read(max(stop - start, 0))
 
     def fetch(self, key: str, path: Path) -> None:
-        try:
-            shutil.copyfile(self.root / check_key(key), path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise MissingError(key) from None
+        with self._world(key), self._opened(key) as file, path.open("wb") as copy:
+            shutil.copyfileobj(file, copy, _BLOCK)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[Entry]:
-        folder = self.root / prefix.rpartition("/")[0]
-        for path in _walk(folder):
+        for path in self._walk(self.root / prefix.rpartition("/")[0]):
             key = path.relative_to(self.root).as_posix()
             if key.startswith(prefix) and key > start_after:
                 try:
@@ -72,37 +75,58 @@ class LocalStore:
                 yield Entry(key, stat.st_size, stat.st_mtime_ns / 1e9)
 
     def delete(self, key: str) -> None:
-        (self.root / check_key(key)).unlink(missing_ok=True)
+        with self._world(key):
+            try:
+                (self.root / check_key(key)).unlink()
+            except _ABSENT:
+                return
 
     def local_path(self, key: str) -> Path | None:
         return self.root / check_key(key)
 
-    def _target(self, key: str) -> Path:
-        target = self.root / check_key(key)
+    def _opened(self, key: str) -> BinaryIO:
         try:
-            _make_directory(target.parent)
+            return (self.root / check_key(key)).open("rb")
+        except _ABSENT:
+            raise MissingError(key) from None
+
+    def _walk(self, folder: Path) -> Iterator[Path]:
+        """Files below `folder` in the order of their keys, that is, of their paths with `/` as an ordinary character."""
+        with self._world():
+            try:
+                with os.scandir(folder) as found:
+                    named = sorted((entry.name + "/" * entry.is_dir(), entry.path) for entry in found)
+            except _ABSENT:
+                return
+        for name, path in named:
+            if name.endswith("/"):
+                yield from self._walk(Path(path))
+            elif not name.startswith(_TEMP):
+                yield Path(path)
+
+    @contextmanager
+    def _world(self, key: str = "") -> Iterator[None]:
+        """The one place where the system's errors become ours."""
+        try:
+            yield
         except OSError as error:
+            place = error.filename or (self.root / key)
+            hint = _HINTS.get(error.errno or 0, "check the path and its rights")
             raise StoreError(
-                f"cannot write to the store {self.url}: {error}", "check the path and its rights"
+                f"the store {self.url} cannot be used: {error.strerror or error}: {place}", hint
             ) from error
-        return target
-
-    def _temp(self, target: Path) -> Path:
-        return target.parent / f"{_TEMP}{os.getpid()}-{secrets.token_hex(6)}"
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below `folder` in the order of their keys, that is, of their paths with `/` as an ordinary character."""
+@contextmanager
+def _new_file(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A temp file beside `target`, gone at the end."""
+    _make_directory(target.parent)
+    temp = target.parent / f"{_TEMP}{os.getpid()}-{secrets.token_hex(6)}"
     try:
-        found = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    named = sorted((entry.name + "/" if entry.is_dir() else entry.name, entry) for entry in found)
-    for name, entry in named:
-        if name.endswith("/"):
-            yield from _walk(Path(entry.path))
-        elif not name.startswith(_TEMP):
-            yield Path(entry.path)
+        with temp.open("xb") as file:
+            yield file, temp
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def _link(temp: Path, target: Path) -> bool:
@@ -121,6 +145,11 @@ def _make_directory(folder: Path) -> None:
     _make_directory(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_directory(folder.parent)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_directory(folder: Path) -> None:

@@ -15,6 +15,9 @@ class MemoryStore:
         self._objects: dict[str, tuple[bytes, float]] = {}
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"MemoryStore({len(self._objects)} objects)"
+
     def create(self, key: str, data: bytes) -> bool:
         with self._lock:
             held = self._objects.setdefault(check_key(key), (bytes(data), time.time()))
