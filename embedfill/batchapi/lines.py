@@ -9,6 +9,8 @@ import orjson
 
 from embedfill.batchapi.models import EMBEDDINGS
 
+_NUMBER_DIGITS = 9  # of a request's number; more can only be damage, and Python refuses to read very many
+
 
 @dataclass(frozen=True, slots=True)
 class ResultLine:
@@ -39,7 +41,8 @@ def custom_id(shard: str, request: int) -> str:
 def request_number(shard: str, value: str | None) -> int | None:
     """The request number in a custom_id of this shard; None if it is not one of its own."""
     prefix, _, number = (value or "").rpartition("-")
-    return int(number) if prefix == shard and number.isascii() and number.isdigit() else None
+    known = prefix == shard and number.isascii() and number.isdigit() and len(number) <= _NUMBER_DIGITS
+    return int(number) if known else None
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
@@ -58,11 +61,11 @@ def parse_result(line: bytes) -> ResultLine:
         raise ValueError(f"not JSON: {problem}") from None
     if not isinstance(raw, dict):
         raise ValueError("not a JSON object")
-    name = raw.get("custom_id")
+    name = raw["custom_id"] if isinstance(raw.get("custom_id"), str) else None
     response, error = raw.get("response"), raw.get("error")
     if not isinstance(response, dict):
         code, message = _words(error)
-        return ResultLine(name if isinstance(name, str) else None, 0, None, code or "absent", message, ran=False)
+        return ResultLine(name, 0, None, code or "absent", message, ran=False)
     status, body = response.get("status_code"), response.get("body")
     status = status if isinstance(status, int) else 0
     if status == 200 and isinstance(body, dict) and "data" in body:

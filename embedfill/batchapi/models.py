@@ -3,7 +3,7 @@ out of the way, missing ones get the API's defaults, since servers differ."""
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 EMBEDDINGS = "/v1/embeddings"
@@ -15,6 +15,14 @@ BatchStatus = Literal[
 
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: object) -> object:
+        """Some servers send null for a count, a list or a detail."""
+        return (
+            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+        )
 
 
 class File(_Wire):
