@@ -75,6 +75,24 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class Catalog:
+    """What the corpus holds: document tables in order (a later row of a document takes the place of an earlier one),
+    chunk tables, and the corpus rows that were left out. `base_rows` of the tables' rows were written whole, the
+    others as changes. `conflicted` parts hold a duplicate id."""
+
+    corpus_spec: str
+    chunk_spec: str
+    documents: tuple[str, ...]
+    chunks: tuple[str, ...]
+    rejections: str | None
+    rejected: int
+    count: int
+    base_rows: int
+    delta_rows: int
+    conflicted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
     """Two vectors may be compared only within one space. `origin` is the endpoint's scheme and host, or "local"."""
 
