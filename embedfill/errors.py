@@ -97,14 +97,21 @@ class ProviderError(WorldError):
 
 
 class RefusedError(ProviderError):
-    """The provider answered with an error: HTTP status, its own code and words."""
+    """The provider answered with an error: HTTP status, its own code and words, and the parameter it blames."""
 
     def __init__(
-        self, status: int, code: str, message: str, hint: str = "", retry_after_s: float | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str = "",
+        retry_after_s: float | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message, hint, code or f"http_{status}")
         self.status = status
         self.retry_after_s = retry_after_s
+        self.param = param
         self.retryable = status in (408, 409, 429) or status >= 500
 
 
