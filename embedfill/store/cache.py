@@ -6,7 +6,8 @@ Deleting it costs time, never a result. Claims, plans and publications are never
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class Cache:
     def scratch(self, *parts: str) -> Path:
         """A folder for work in progress, made if absent. Whoever uses it removes what is done with."""
         folder = self.root.joinpath("scratch", *parts)
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def remember(self, name: str, value: object) -> None:
@@ -77,14 +79,19 @@ class Cache:
             os.fsync(file.fileno())
 
     def _place(self, target: Path, write: Callable[[Path], object]) -> None:
-        try:
+        temp = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        with self._writing():
             target.parent.mkdir(parents=True, exist_ok=True)
-            temp = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
             try:
                 write(temp)
                 temp.replace(target)
             finally:
                 temp.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             hint = "free some space there, or set [cache] dir to another place"
             raise StoreError(f"cannot write to the cache {self.root}: {error.strerror or error}", hint) from error

@@ -46,7 +46,7 @@ _CAUSES = (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_KEY",
     ),
     (
-        r"PermanentRedirect|AuthorizationHeaderMalformed|status code: 30[17]",
+        r"PermanentRedirect|AuthorizationHeaderMalformed|redirect without LOCATION|status code: 30[17]",
         "the bucket is in another region",
         "set AWS_REGION to the bucket's region",
     ),
@@ -193,5 +193,6 @@ def _translated(error: Exception, url: str, key: str) -> StoreError:
     if isinstance(error, FileNotFoundError):
         return MissingError(key)
     code = re.search(r"<Code>(\w+)</Code>", words)
-    first = re.sub(r"https?://\S+", "<address>", words.partition("\n")[0].partition("<?xml")[0]).strip(" :")
+    spoken = re.split(r"[<{\n]", words, maxsplit=1)[0]  # the answer's body, which follows, may repeat a key id
+    first = re.sub(r"https?://\S+", "<address>", spoken).strip(" :")
     return StoreError(f"{what}: {first}" + (f" ({code.group(1)})" if code else ""))

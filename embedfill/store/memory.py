@@ -47,4 +47,5 @@ class MemoryStore:
             self._objects.pop(check_key(key), None)
 
     def local_path(self, key: str) -> Path | None:
+        check_key(key)
         return None
