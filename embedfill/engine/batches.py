@@ -1,0 +1,211 @@
+"""Batches as rows: creation, listing, and every change of status as one compare-and-set. Runs nothing itself.
+
+validating ─→ in_progress ─→ finalizing ─→ completed
+    │  │          │   └────────────────────→ expired
+    │  └──────────┴─→ cancelling ──────────→ cancelled
+    └─→ failed
+"""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from embedfill.batchapi.models import ENDED, Batch, BatchError, BatchErrors, File, Page, RequestCounts, Usage
+from embedfill.engine import files
+from embedfill.engine.database import Database
+from embedfill.errors import RefusedError
+
+WINDOW_S = 86_400
+_STAMPS = (
+    "created_at",
+    "in_progress_at",
+    "finalizing_at",
+    "completed_at",
+    "failed_at",
+    "expired_at",
+    "cancelling_at",
+    "cancelled_at",
+)
+_LATEST = "max(?, " + ", ".join(f"coalesce({name}, 0)" for name in _STAMPS) + ")"  # timestamps never run back
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What POST /batches asks for, checked."""
+
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    metadata: dict[str, str] | None
+    output_seconds: int | None
+    idempotency_key: str | None
+    request: str  # the body, canonical: what the same key must come with again
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """What the worker must know of a batch that has not ended."""
+
+    seq: int
+    id: str
+    status: str
+    model: str | None
+    endpoint: str
+    input_file_id: str
+    expires_at: int
+    total: int
+    output_seconds: int | None
+
+
+class Batches:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, new: NewBatch) -> Batch:
+        """A new batch, on disk when this returns. With a known idempotency key: the batch that it made; raises
+        RefusedError (409) where that had another body."""
+        batch_id = "batch_" + secrets.token_hex(16)
+
+        def change(connection: sqlite3.Connection) -> Batch:
+            known = connection.execute(
+                "SELECT * FROM batches WHERE idempotency_key = ?", (new.idempotency_key,)
+            ).fetchone()
+            if known is None:
+                _insert(connection, batch_id, new)
+            elif known["request"] != new.request:
+                raise RefusedError(409, "idempotency_error", "This Idempotency-Key was used with another request body.")
+            return to_wire(_row(connection, known["id"] if known else batch_id))
+
+        return self._database.write(change).result()
+
+    def get(self, batch_id: str) -> Batch:
+        """Raises RefusedError (404)."""
+        with self._database.read() as connection:
+            return to_wire(_row(connection, batch_id))
+
+    def page(self, after: str | None, limit: int) -> Page:
+        """One page, newest first. An unknown `after` gives an empty page."""
+        condition = "WHERE seq < (SELECT seq FROM batches WHERE id = ?)" if after is not None else ""
+        query = f"SELECT * FROM batches {condition} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - constants
+        values: tuple[object, ...] = (limit + 1,) if after is None else (after, limit + 1)
+        with self._database.read() as connection:
+            rows = connection.execute(query, values).fetchall()
+        return files.to_page([to_wire(row).model_dump() for row in rows], limit)
+
+    def active(self) -> list[Active]:
+        """Batches that have not ended, oldest first."""
+        names = ", ".join(Active.__slots__)
+        open_states = ("validating", "in_progress", "finalizing", "cancelling")
+        query = f"SELECT {names} FROM batches WHERE status IN (?, ?, ?, ?) ORDER BY seq"  # noqa: S608 - constants
+        with self._database.read() as connection:
+            return [Active(*row) for row in connection.execute(query, open_states).fetchall()]
+
+    def cancel(self, batch_id: str) -> Batch:
+        """Asks for the end of a batch. One that is being cancelled, or finalizes, is left alone; raises RefusedError
+        (404, or 409 where it has ended otherwise)."""
+
+        def change(connection: sqlite3.Connection) -> Batch:
+            _move(connection, batch_id, ("validating", "in_progress"), "cancelling")
+            row = _row(connection, batch_id)
+            if row["status"] in ENDED - {"cancelled"}:
+                message = f"Cannot cancel a batch with status '{row['status']}'."
+                raise RefusedError(409, "invalid_batch_status", message)
+            return to_wire(row)
+
+        return self._database.write(change).result()
+
+    def accept(self, batch_id: str, model: str, total: int) -> None:
+        """Validation found nothing: the batch may run (or, cancelled meanwhile, may be written off line by line)."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE batches SET model = ?, total = ? WHERE id = ?", (model, total, batch_id))
+            _move(connection, batch_id, ("validating",), "in_progress")
+
+        self._database.write(change).result()
+
+    def refuse(self, batch_id: str, errors: Sequence[BatchError], model: str | None) -> None:
+        """Validation found these errors: nothing runs. A batch that is being cancelled ends cancelled instead."""
+        listed = orjson.dumps([error.model_dump() for error in errors]).decode()
+
+        def change(connection: sqlite3.Connection) -> None:
+            if _move(connection, batch_id, ("validating",), "failed"):
+                values = (listed, model, batch_id)
+                connection.execute("UPDATE batches SET errors = ?, model = ? WHERE id = ?", values)
+            else:
+                _move(connection, batch_id, ("cancelling",), "cancelled")
+
+        self._database.write(change).result()
+
+    def finalize(self, batch_id: str) -> bool:
+        """All lines have results. False where the batch was cancelled meanwhile."""
+        return self._database.write(
+            lambda connection: _move(connection, batch_id, ("in_progress", "finalizing"), "finalizing")
+        ).result()
+
+    def end(self, batch_id: str, before: str, after: str, output: File | None, error: File | None) -> bool:
+        """The last change of a batch, with its files, whole or not at all. False where it is no longer `before`."""
+
+        def change(connection: sqlite3.Connection) -> bool:
+            if not _move(connection, batch_id, (before,), after):
+                return False
+            for file in (output, error):
+                if file is not None:
+                    files.insert(connection, file)
+            ids = (output and output.id, error and error.id, batch_id)
+            connection.execute("UPDATE batches SET output_file_id = ?, error_file_id = ? WHERE id = ?", ids)
+            return True
+
+        return self._database.write(change).result()
+
+
+def to_wire(row: sqlite3.Row) -> Batch:
+    """The API's object: every key present, null where unset."""
+    values: dict[str, Any] = {name: row[name] for name in row.keys() if name in Batch.model_fields}  # noqa: SIM118
+    errors = orjson.loads(row["errors"]) if row["errors"] else None
+    values["errors"] = BatchErrors(data=[BatchError(**error) for error in errors]) if errors else None
+    values["metadata"] = orjson.loads(row["metadata"]) if row["metadata"] else None
+    values["request_counts"] = RequestCounts(total=row["total"], completed=row["completed"], failed=row["failed"])
+    values["usage"] = Usage(input_tokens=row["input_tokens"], total_tokens=row["input_tokens"])
+    return Batch(**values)
+
+
+def _insert(connection: sqlite3.Connection, batch_id: str, new: NewBatch) -> None:
+    now = int(time.time())
+    connection.execute(
+        "INSERT INTO batches (id, endpoint, input_file_id, completion_window, status, created_at, expires_at, metadata,"
+        " output_seconds, idempotency_key, request) VALUES (?, ?, ?, ?, 'validating', ?, ?, ?, ?, ?, ?)",
+        (
+            batch_id,
+            new.endpoint,
+            new.input_file_id,
+            new.completion_window,
+            now,
+            now + WINDOW_S,
+            orjson.dumps(new.metadata).decode() if new.metadata is not None else None,
+            new.output_seconds,
+            new.idempotency_key,
+            new.request,
+        ),
+    )
+
+
+def _row(connection: sqlite3.Connection, batch_id: str) -> sqlite3.Row:
+    row: sqlite3.Row | None = connection.execute("SELECT * FROM batches WHERE id = ?", (batch_id,)).fetchone()
+    if row is None:
+        raise RefusedError(404, "not_found", f"No batch found with id '{batch_id}'.", param="batch_id")
+    return row
+
+
+def _move(connection: sqlite3.Connection, batch_id: str, before: tuple[str, ...], after: str) -> bool:
+    """Compare-and-set of the status, with the timestamp of the new one. False where the status is another."""
+    marks = ", ".join("?" * len(before))
+    query = (
+        f"UPDATE batches SET status = ?, {after}_at = coalesce({after}_at, {_LATEST}) "  # noqa: S608 - constants
+        f"WHERE id = ? AND status IN ({marks})"
+    )
+    return connection.execute(query, (after, int(time.time()), batch_id, *before)).rowcount > 0

@@ -1,0 +1,151 @@
+"""The engine's state in SQLite: one writer thread with group commit, readers on connections of their own.
+
+A change is a function of the connection; `write` returns a future that resolves once the change is on disk. Changes
+take effect in the order in which they were handed in. Knows the tables, not what they are for.
+"""
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from embedfill.errors import EmbedfillError, WorldError
+
+T = TypeVar("T")
+Change = Callable[[sqlite3.Connection], T]
+
+_VERSION = 1
+_GROUP = 500  # changes of one commit, at most
+_FAILURES = (sqlite3.Error, EmbedfillError, OSError)
+
+_SCHEMA = """
+CREATE TABLE files (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL,
+    filename TEXT NOT NULL, purpose TEXT NOT NULL, expires_at INTEGER
+) STRICT;
+CREATE TABLE batches (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, endpoint TEXT NOT NULL, model TEXT,
+    input_file_id TEXT NOT NULL, completion_window TEXT NOT NULL, status TEXT NOT NULL, errors TEXT,
+    output_file_id TEXT, error_file_id TEXT, created_at INTEGER NOT NULL, in_progress_at INTEGER,
+    expires_at INTEGER NOT NULL, finalizing_at INTEGER, completed_at INTEGER, failed_at INTEGER, expired_at INTEGER,
+    cancelling_at INTEGER, cancelled_at INTEGER, total INTEGER NOT NULL DEFAULT 0, completed INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0, input_tokens INTEGER NOT NULL DEFAULT 0, metadata TEXT, output_seconds INTEGER,
+    idempotency_key TEXT UNIQUE, request TEXT NOT NULL
+) STRICT;
+CREATE INDEX batches_by_status ON batches (status, seq);
+-- One row per finished line. `spool` and [start, stop) say where its result is; `runs` counts how often one was
+-- recorded: 1, or 0 where the request never ran (cancelled, expired). 2 would be a line that was run again.
+CREATE TABLE lines (
+    batch INTEGER NOT NULL, line INTEGER NOT NULL, spool TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
+    tokens INTEGER NOT NULL, runs INTEGER NOT NULL, PRIMARY KEY (batch, line)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class Database:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[tuple[Change[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        connection = self._connect()
+        _migrate(connection, path)
+        self._writer = threading.Thread(target=self._run, args=(connection,), name="database-writer", daemon=True)
+        self._writer.start()
+
+    def write(self, change: Change[T]) -> Future[T]:
+        """Hands in a change. The future raises what `change` raised; nothing of that change is kept then."""
+        future: Future[T] = Future()
+        self._queue.put((change, future))
+        return future
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read with: it sees what was committed when its first query began."""
+        try:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
+            self._idle.put(connection)
+
+    def close(self) -> None:
+        """Commits what was handed in, and ends. No reader may be left."""
+        self._queue.put(None)
+        self._writer.join()
+        while not self._idle.empty():
+            self._idle.get_nowait().close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # an answer that was given survives a power failure
+        return connection
+
+    def _run(self, connection: sqlite3.Connection) -> None:
+        try:
+            while (first := self._queue.get()) is not None:
+                group = [first]
+                closing = self._fill(group)
+                self._commit(connection, group)
+                if closing:
+                    return
+        finally:
+            connection.close()
+
+    def _fill(self, group: list[tuple[Change[Any], Future[Any]]]) -> bool:
+        """Adds what else is waiting; True when the end was asked for."""
+        while len(group) < _GROUP and not self._queue.empty():
+            item = self._queue.get()
+            if item is None:
+                return True
+            group.append(item)
+        return False
+
+    def _commit(self, connection: sqlite3.Connection, group: list[tuple[Change[Any], Future[Any]]]) -> None:
+        done: list[tuple[Future[Any], Any]] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for change, future in group:
+                _apply(connection, change, future, done)
+            connection.execute("COMMIT")
+        except _FAILURES as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            for _change, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for future, result in done:
+            future.set_result(result)
+
+
+def _apply(
+    connection: sqlite3.Connection, change: Change[Any], future: Future[Any], done: list[tuple[Future[Any], Any]]
+) -> None:
+    """One change of a group: undone alone when it fails."""
+    connection.execute("SAVEPOINT change")
+    try:
+        done.append((future, change(connection)))
+    except _FAILURES as error:
+        connection.execute("ROLLBACK TO change")
+        future.set_exception(error)
+    connection.execute("RELEASE change")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == _VERSION:
+        return
+    if version:
+        raise WorldError(
+            f"{path} was written by another version of the engine (format {version}, this one knows {_VERSION})",
+            "use the embedfill that wrote it, or another data directory",
+        )
+    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")

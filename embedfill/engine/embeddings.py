@@ -1,0 +1,116 @@
+"""What /v1/embeddings asks for and answers: one request body to inputs, vectors to a response body. Runs no model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+import pybase64
+
+from embedfill.batchapi.limits import LOCAL
+from embedfill.engine.refusal import refused
+from embedfill.errors import RefusedError
+from embedfill.models.base import Model, Vectors, shorten
+
+Input = str | tuple[int, ...]
+_MAX_TOKEN = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A checked request. `dimensions` is None for the model's own."""
+
+    model: str
+    inputs: list[Input]
+    base64: bool
+    dimensions: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors of one request, float32, shape (inputs, dimensions of the model), and the tokens they took."""
+
+    vectors: Vectors
+    tokens: int
+
+
+def parse(body: object, model: Model) -> EmbeddingRequest:
+    """Checks a request body for `model`. Raises RefusedError (400) as the API answers it."""
+    if not isinstance(body, dict):
+        raise refused("The request body must be a JSON object.", None)
+    encoding = body.get("encoding_format", "float")
+    if encoding not in ("float", "base64"):
+        raise refused("encoding_format must be 'float' or 'base64'.", "encoding_format")
+    return EmbeddingRequest(model.name, _inputs(body), encoding == "base64", _dimensions(body, model))
+
+
+def render(request: EmbeddingRequest, answer: Embedded) -> dict[str, Any]:
+    """The response body. Vectors stay numpy arrays where floats are asked for: `dumps` writes them."""
+    vectors = shorten(answer.vectors, request.dimensions) if request.dimensions else answer.vectors
+    values = _base64(vectors) if request.base64 else list(vectors)
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(values)],
+        "model": request.model,
+        "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
+    }
+
+
+def dumps(value: object) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _base64(vectors: Vectors) -> list[str]:
+    """Little-endian float32, one string per row."""
+    data = np.ascontiguousarray(vectors, "<f4").tobytes()
+    width = vectors.shape[1] * 4
+    return [pybase64.b64encode_as_string(data[at : at + width]) for at in range(0, len(data), width)]
+
+
+def _inputs(body: dict[str, Any]) -> list[Input]:
+    value = body.get("input")
+    if value is None:
+        raise refused("Missing required parameter: 'input'.", "input", "missing_required_parameter")
+    if isinstance(value, str) or (isinstance(value, list) and value and type(value[0]) is int):
+        value = [value]  # one text, or the token ids of one
+    if not isinstance(value, list) or not value:
+        raise refused("input must be a string, a list of strings, or lists of token ids, and not empty.", "input")
+    if len(value) > LOCAL.request_inputs:
+        raise refused(f"input has {len(value)} items; at most {LOCAL.request_inputs} are allowed.", "input")
+    if all(type(item) is str for item in value):
+        if "" in value:
+            raise refused(f"input[{value.index('')}] is an empty string.", "input")
+        return value
+    return [_tokens(item, index) for index, item in enumerate(value)]
+
+
+def _tokens(item: object, index: int) -> tuple[int, ...]:
+    if not isinstance(item, list) or not item or not all(type(t) is int and 0 <= t < _MAX_TOKEN for t in item):
+        raise refused(f"input[{index}] is neither a text nor a list of token ids like the others, or empty.", "input")
+    return tuple(item)
+
+
+def _dimensions(body: dict[str, Any], model: Model) -> int | None:
+    value = body.get("dimensions")
+    if value is None or (value == model.dimensions and type(value) is int):
+        return None
+    if type(value) is not int or value not in model.shorter_dimensions:
+        allowed = ", ".join(map(str, (*model.shorter_dimensions, model.dimensions)))
+        raise refused(f"dimensions of {model.name} must be one of: {allowed}.", "dimensions")
+    return value
+
+
+def over_limit(lengths: Sequence[int], limit: int) -> RefusedError | None:
+    """The API's answer to a request whose inputs have these numbers of tokens, where one or all have too many."""
+    longest = max(lengths)
+    if longest > limit:
+        where = list(lengths).index(longest)
+        return refused(
+            f"This model's maximum context length is {limit} tokens, however input[{where}] has {longest} tokens.",
+            "input",
+            "context_length_exceeded",
+        )
+    if sum(lengths) > LOCAL.request_tokens:
+        return refused(f"A request may have {LOCAL.request_tokens} tokens in all; this has {sum(lengths)}.", "input")
+    return None

@@ -1,0 +1,95 @@
+"""One running batch as the worker sees it: the requests that are left, and where their results go. Runs no model."""
+
+import secrets
+from collections.abc import Generator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from embedfill.engine import embeddings
+from embedfill.engine.batches import Active
+from embedfill.engine.embeddings import Embedded, EmbeddingRequest
+from embedfill.engine.refusal import envelope
+from embedfill.engine.spool import Result, Spool, Spools
+from embedfill.engine.validate import requests
+from embedfill.errors import RefusedError
+
+_IN_FLIGHT = 4  # appends that may wait for the disk
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One request line that has no result yet. `size` is that of its line, in bytes."""
+
+    line: int
+    custom_id: str
+    body: dict[str, Any]
+    size: int
+
+
+class Job:
+    """Yields each unfinished line once, in file order. `exhausted` once there is none left."""
+
+    def __init__(self, batch: Active, spools: Spools) -> None:
+        self.batch = batch
+        self.exhausted = False
+        self.spool: Spool = spools.open(batch.id, batch.seq)
+        self._rest = self._unfinished(spools)
+        self._appends: list[Future[None]] = []
+
+    def take(self) -> Item | None:
+        """The next unfinished line."""
+        item = next(self._rest, None)
+        self.exhausted = item is None
+        return item
+
+    def put(self, results: list[Result]) -> None:
+        """Appends results; waits while too many of them are not on disk yet."""
+        self._appends.append(self.spool.append(results))
+        while len(self._appends) > _IN_FLIGHT:
+            self._appends.pop(0).result()
+
+    def settle(self) -> None:
+        """Returns once everything that was put is on disk."""
+        while self._appends:
+            self._appends.pop(0).result()
+
+    def close(self) -> None:
+        self._rest.close()
+        self.spool.close()
+
+    def _unfinished(self, spools: Spools) -> Generator[Item, None, None]:
+        finished = self.spool.finished()
+        for line, raw in requests(spools.input(self.batch.id)):
+            if line not in finished:
+                value = orjson.loads(raw)
+                yield Item(line, value["custom_id"], value["body"], len(raw))
+
+
+def succeeded(item: Item, request: EmbeddingRequest, answer: Embedded) -> Result:
+    """The line of a request that ran."""
+    text = _line(item, 200, embeddings.render(request, answer))
+    return Result(item.line, "output", text, answer.tokens)
+
+
+def failed(item: Item, refusal: RefusedError) -> Result:
+    """The line of a request that was answered with an error."""
+    return Result(item.line, "error", _line(item, refusal.status, envelope(refusal)))
+
+
+def never_run(item: Item, code: str, message: str) -> Result:
+    """The line of a request that was not run, and will not be."""
+    line = {"id": _id(), "custom_id": item.custom_id, "response": None, "error": {"code": code, "message": message}}
+    return Result(item.line, "error", embeddings.dumps(line) + b"\n", ran=False)
+
+
+def _line(item: Item, status: int, body: dict[str, Any]) -> bytes:
+    response = {"status_code": status, "request_id": secrets.token_hex(16), "body": body}
+    line = {"id": _id(), "custom_id": item.custom_id, "response": response, "error": None}
+    return embeddings.dumps(line) + b"\n"
+
+
+def _id() -> str:
+    return "batch_req_" + secrets.token_hex(12)
