@@ -197,6 +197,22 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a published version is made of. `content` hashes all that decides it: equal content, nothing to do.
+    `template` and `query_template` are those that its vectors were, and its queries are to be, embedded with."""
+
+    content: str
+    catalog: str
+    space: Space
+    packs: tuple[str, ...]
+    index: IndexManifest
+    counts: Counts
+    template: str
+    query_template: str
+    format: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """One search result. `score` is the cosine (higher is better); `text` is the passage `[start:end]`."""
 

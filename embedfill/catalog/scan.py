@@ -190,7 +190,8 @@ class _Scan:
         earlier = np.array([self.order.get(name, -1) < self.order[part.name] for name in self.live.parts])
         held = found & unread[holder]
         self.stale |= {self.live.parts[code] for code in np.unique(holder[held & ~earlier[holder]])}
-        return ~(held & earlier[holder])
+        free: NDArray[np.bool_] = ~(held & earlier[holder])
+        return free
 
     def _document_rows(self, part: Part, accepted: _Accepted, chunked: ChunkedBatch) -> Any:  # noqa: ANN401
         """Rows of the accepted documents that differ from what the last catalog says. A document that cannot be

@@ -86,6 +86,6 @@ def read_pack(path: Path, batch_rows: int = 4096) -> Iterator[tuple[IdArray, Vec
             yield ids.from_arrow(batch.column("text_id")), vectors.reshape(batch.num_rows, -1)
 
 
-def parse_ids(data: bytes) -> IdArray:
-    """The object beside a pack as a sorted array of ids."""
-    return np.frombuffer(data, dtype="S16")
+def row_ids(path: Path) -> IdArray:
+    """The text ids of a pack in the order of its rows."""
+    return ids.from_arrow(pq.read_table(path, columns=["text_id"]).column("text_id"))

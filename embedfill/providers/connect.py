@@ -35,6 +35,12 @@ def base_url(config: Config, profile: Profile) -> str:
     return config.embedding.base_url or profile.base_url or ""
 
 
+def is_paid(config: Config, profile: Profile) -> bool:
+    """Whether submitting costs money: not on this machine."""
+    host = urlsplit(base_url(config, profile)).hostname or ""
+    return profile.paid and host not in ("localhost", "::1") and not host.startswith("127.")
+
+
 def engine_data(config: Config, store: Store, cache: Cache) -> Path:
     """Where the store's engine keeps its state: as configured, else in the store if it is a directory, else in the
     cache."""

@@ -1,7 +1,8 @@
 """What is still to be embedded, and the plan that commits to it: texts wanted - with vectors - rejected - in flight."""
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from embedfill import ids
 from embedfill.ids import IdSet
 from embedfill.records import Refusal, Rejection, Shard
 from embedfill.store import layout
-from embedfill.tracker.shards import Packer, Packing, shard_record, write_shard
+from embedfill.tracker.shards import Packed, Packer, Packing, shard_record, write_shard
 from embedfill.tracker.state import State
 
 WANTED = pa.schema([("text_id", ids.ID_TYPE), ("text", pa.string()), ("tokens", pa.int32())])
@@ -58,7 +59,9 @@ def blocked_ids(state: State, refusals: Refused) -> IdSet:
     return blocked
 
 
-def make_plan(state: State, wanted: Iterable[Any], packing: Packing, max_attempts: int, scratch: Path) -> list[Shard]:
+def make_plan(
+    state: State, wanted: Callable[[], Iterable[Any]], packing: Packing, max_attempts: int, scratch: Path
+) -> list[Shard]:
     """Packs what is missing into shards and commits to them as the next plan; no shards: nothing is missing.
 
     Another planner may commit the same number first: then its plan is read and everything is computed anew.
@@ -67,8 +70,8 @@ def make_plan(state: State, wanted: Iterable[Any], packing: Packing, max_attempt
         state.refresh()
         refusals = refused(state.refusals(), max_attempts)
         number = state.plans + 1
-        rows = missing(wanted, blocked_ids(state, refusals))
-        shards = list(_write_shards(state, rows, refusals, packing, number, scratch))
+        packed = pack(missing(wanted(), blocked_ids(state, refusals)), packing, refusals)
+        shards = [_put(state, one, number, scratch) for one in packed]
         if not shards:
             return []
         plan = {"number": number, "space": state.space, "shards": [asdict(shard) for shard in shards], "retired": []}
@@ -77,27 +80,25 @@ def make_plan(state: State, wanted: Iterable[Any], packing: Packing, max_attempt
             return shards
 
 
-def _write_shards(
-    state: State, batches: Iterable[Any], refusals: Refused, packing: Packing, number: int, scratch: Path
-) -> Iterator[Shard]:
+def pack(batches: Iterable[Any], packing: Packing, refusals: Refused) -> Iterator[Packed]:
+    """The texts of record batches (schema WANTED) in shards; suspected ones in requests of their own."""
     packer = Packer(packing)
-
-    def keep(rows: list[tuple[int, bytes, str, int]]) -> Shard:
-        shard = shard_record(rows, state.space, number, layout.shard)
-        path = scratch / f"{shard.id}.parquet"
-        write_shard(rows, path)
-        state.store.put_file(shard.key, path)
-        path.unlink()
-        return shard
-
     for batch in batches:
-        columns = (
-            batch.column("text_id").to_pylist(),
-            batch.column("text").to_pylist(),
-            batch.column("tokens").to_pylist(),
-        )
+        columns = [batch.column(name).to_pylist() for name in WANTED.names]
         for text_id, text, tokens in zip(*columns, strict=True):
             if full := packer.add(text_id, text, tokens, text_id in refusals.suspect):
-                yield keep(full)
-    if rest := packer.finish():
-        yield keep(rest)
+                yield full
+    rest = packer.finish()
+    if rest.rows:
+        yield rest
+
+
+def _put(state: State, packed: Packed, number: int, scratch: Path) -> Shard:
+    shard = shard_record(packed, state.space, number)
+    path = scratch / f"{os.getpid()}-{shard.id}.parquet"
+    try:
+        write_shard(packed, path)
+        state.store.put_file(shard.key, path)
+    finally:
+        path.unlink(missing_ok=True)
+    return shard

@@ -1,10 +1,9 @@
 """Shards: texts packed into requests and batch files within every limit, kept as Parquet. Submits nothing."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -17,6 +16,7 @@ from embedfill.batchapi.limits import Limits
 from embedfill.batchapi.lines import custom_id, request_line
 from embedfill.ids import IdArray
 from embedfill.records import Shard
+from embedfill.store import layout
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -56,87 +56,81 @@ class Packing:
 
 
 @dataclass(slots=True)
-class _Open:
-    """The shard being filled."""
+class Packed:
+    """The texts of one shard, in order: (request, text id, text, tokens). Sizes are those of its batch file."""
 
-    rows: list[tuple[int, bytes, str, int]]
-    request: int = -1
-    request_inputs: int = 0
-    request_tokens: int = 0
+    rows: list[tuple[int, bytes, str, int]] = field(default_factory=list)
+    requests: int = 0
     tokens: int = 0
     file_bytes: int = 0
 
 
 class Packer:
-    """Takes texts in order, gives shards as row lists when they are full. Greedy: a text goes into the open request,
-    else into a new one, else into a new shard."""
+    """Takes texts in order, gives shards when they are full. Greedy: a text goes into the open request, else into a
+    new one, else into a new shard."""
 
     def __init__(self, packing: Packing) -> None:
         self.packing = packing
-        self._open = _Open([])
+        self._open = Packed()
+        self._inputs = self._tokens = 0  # of the open request
         self._alone = False
 
-    def add(self, text_id: bytes, text: str, tokens: int, alone: bool) -> list[tuple[int, bytes, str, int]] | None:
-        """Adds one text; returns the rows of a shard that it no longer fitted into. `alone`: a request of its own."""
+    def add(self, text_id: bytes, text: str, tokens: int, alone: bool) -> Packed | None:
+        """Adds one text; returns the shard that it no longer fitted into. `alone`: a request of its own."""
         size = len(orjson.dumps(text)) + 1
-        full = None
-        if self._open.rows and not self._fits_shard(tokens, size):
-            full = self.finish()
+        full = self.finish() if self._open.rows and not self._fits_shard(tokens, size) else None
         shard = self._open
-        if alone or self._alone or shard.request < 0 or not self._fits_request(tokens):
-            shard.request += 1
-            shard.request_inputs = shard.request_tokens = 0
+        if alone or self._alone or not shard.requests or not self._fits_request(tokens):
+            shard.requests += 1
             shard.file_bytes += _LINE_BYTES
+            self._inputs = self._tokens = 0
         self._alone = alone
-        shard.rows.append((shard.request, text_id, text, tokens))
-        shard.request_inputs += 1
-        shard.request_tokens += tokens
+        self._inputs += 1
+        self._tokens += tokens
+        shard.rows.append((shard.requests - 1, text_id, text, tokens))
         shard.tokens += tokens
         shard.file_bytes += size
         return full
 
-    def finish(self) -> list[tuple[int, bytes, str, int]]:
-        """The rows of the open shard (none: an empty list); a new one begins."""
-        rows, self._open, self._alone = self._open.rows, _Open([]), False
-        return rows
+    def finish(self) -> Packed:
+        """The open shard (it may have no rows); a new one begins."""
+        packed, self._open, self._alone = self._open, Packed(), False
+        return packed
 
     def _fits_request(self, tokens: int) -> bool:
-        shard, packing = self._open, self.packing
-        return (
-            shard.request_inputs < packing.request_inputs
-            and shard.request_tokens + tokens <= packing.limits.request_tokens
-        )
+        limit = self.packing.limits.request_tokens
+        return self._inputs < self.packing.request_inputs and self._tokens + tokens <= limit
 
     def _fits_shard(self, tokens: int, size: int) -> bool:
         shard, packing = self._open, self.packing
         return (
             len(shard.rows) < packing.inputs
-            and shard.request + 1 < packing.limits.batch_requests
+            and shard.requests < packing.limits.batch_requests
             and shard.file_bytes + size + _LINE_BYTES <= packing.limits.file_bytes
             and (packing.shard_tokens is None or shard.tokens + tokens <= packing.shard_tokens)
         )
 
 
-def write_shard(rows: Sequence[tuple[int, bytes, str, int]], path: Path) -> None:
+def write_shard(packed: Packed, path: Path) -> None:
     """A shard's rows as Parquet at `path`."""
-    requests, text_ids, texts, tokens = zip(*rows, strict=True)
-    columns = [
-        pa.array(requests, pa.int32()),
-        pa.array(text_ids, ids.ID_TYPE),
-        pa.array(texts),
-        pa.array(tokens, pa.int32()),
-    ]
-    table = pa.Table.from_arrays(columns, schema=SHARD_SCHEMA)
+    arrays = [pa.array(column, kind.type) for column, kind in zip(zip(*packed.rows), SHARD_SCHEMA, strict=True)]
+    table = pa.Table.from_arrays(arrays, schema=SHARD_SCHEMA)
     pq.write_table(table, path, row_group_size=_ROW_GROUP, compression="zstd", use_dictionary=False)
 
 
-def shard_record(rows: Sequence[tuple[int, bytes, str, int]], space: str, plan: int, key: Any) -> Shard:  # noqa: ANN401
-    """The record of a shard: its id covers the space, the plan's number and every row; `key` makes the store key."""
-    numbers = np.array([row[0] for row in rows], np.int32).tobytes()
-    text_ids = b"".join(row[1] for row in rows)
+def shard_record(packed: Packed, space: str, plan: int) -> Shard:
+    """The record of a shard: its id covers the space, the plan's number and every row."""
+    numbers = np.array([row[0] for row in packed.rows], np.int32).tobytes()
+    text_ids = b"".join(row[1] for row in packed.rows)
     shard_id = ids.digest_hex("shard", space.encode(), plan.to_bytes(8, "little"), numbers, text_ids)
-    size = sum(len(orjson.dumps(row[2])) + 1 for row in rows) + _LINE_BYTES * (rows[-1][0] + 1)
-    return Shard(shard_id, key(space, shard_id), rows[-1][0] + 1, len(rows), sum(row[3] for row in rows), size)
+    return Shard(
+        id=shard_id,
+        key=layout.shard(space, shard_id),
+        requests=packed.requests,
+        texts=len(packed.rows),
+        tokens=packed.tokens,
+        file_bytes=packed.file_bytes,
+    )
 
 
 def shard_ids(path: Path) -> tuple[IdArray, NDArray[np.int32]]:

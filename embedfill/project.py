@@ -1,0 +1,116 @@
+"""What a configuration means: its store, cache, model, space and specs. Opens them; does no work."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedfill.batchapi.prices import batch_price
+from embedfill.chunker.template import Template
+from embedfill.config import Config
+from embedfill.corpus.spec import CorpusSpec, spec_of
+from embedfill.errors import ConfigError, MissingError, UsageError
+from embedfill.models.known import ModelInfo, max_chunk_tokens, resolve
+from embedfill.providers.connect import is_paid, space_of
+from embedfill.providers.profiles import Profile, profile_of
+from embedfill.records import ChunkSpec, Space
+from embedfill.store import layout
+from embedfill.store.base import Store
+from embedfill.store.cache import Cache, default_root
+from embedfill.store.open import identity, open_store, probe
+from embedfill.tracker.quota import Quota
+from embedfill.tracker.shards import Packing
+
+_BYTES_PER_TOKEN = 16  # cap of a chunk: a word-piece tokenizer calls any long run without spaces one token
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A checked configuration with what it stands for. `price` is USD per million prompt tokens, None: unknown."""
+
+    config: Config
+    store: Store
+    store_id: str
+    cache: Cache
+    model: ModelInfo
+    profile: Profile
+    space: Space
+    corpus: CorpusSpec
+    chunking: ChunkSpec
+    price: float | None
+    paid: bool
+
+    def packing(self, quota: Quota) -> Packing:
+        batch = self.config.batch
+        return Packing(
+            limits=self.profile.limits,
+            dimensions=self.model.dimensions,
+            encoding=self.config.embedding.encoding_format,
+            inputs_per_request=batch.inputs_per_request,
+            max_inputs=batch.max_inputs,
+            shard_tokens=quota.shard_tokens,
+        )
+
+    def quota(self) -> Quota:
+        return Quota(self.config.batch.max_enqueued_tokens, self.config.batch.budget_usd)
+
+
+def open_project(config: Config, read_only: bool = False) -> Project:
+    """Opens what the configuration names. With `read_only` nothing is made: a store that is not there is a
+    UsageError. Raises ConfigError for what does not fit together."""
+    model = resolve(config.embedding)
+    profile = profile_of(config)
+    text = _template(config)
+    template = Template(text)
+    Template(config.embedding.query_template, "query", "embedding.query_template")
+    corpus = spec_of(config, template.names)
+    chunking = _chunk_spec(config, model, text)
+    store, store_id = _open_store(config, read_only)
+    cache_root = config.path(config.cache.dir) if config.cache.dir else default_root()
+    return Project(
+        config=config,
+        store=store,
+        store_id=store_id,
+        cache=Cache(Path(cache_root) / store_id, store),
+        model=model,
+        profile=profile,
+        space=space_of(config, model),
+        corpus=corpus,
+        chunking=chunking,
+        price=batch_price(model.name, profile.name, config.embedding.price_per_million),
+        paid=is_paid(config, profile),
+    )
+
+
+def _template(config: Config) -> str:
+    """The template with the text column's own name, where there is one such column, written as {text}."""
+    columns = config.corpus.text_columns
+    if len(columns) > 1:
+        return config.embedding.template
+    return re.sub(r"(?<!\{)\{" + re.escape(columns[0]) + r"\}(?!\})", "{text}", config.embedding.template)
+
+
+def _open_store(config: Config, read_only: bool) -> tuple[Store, str]:
+    store = open_store(config.store_url)
+    try:
+        store.read(layout.STORE)
+    except MissingError:
+        if read_only:
+            hint = "make it with: embedfill run CONFIG"
+            raise UsageError(f"there is no store at {config.store_url} yet", hint) from None
+        probe(store)  # before anything is shared through it
+    return store, identity(store)
+
+
+def _chunk_spec(config: Config, model: ModelInfo, template: str) -> ChunkSpec:
+    max_tokens = max_chunk_tokens(model, config.chunking.max_tokens)
+    overlap = config.chunking.overlap
+    if overlap * 2 > max_tokens:
+        raise ConfigError("chunking.overlap", overlap, f"at most half of chunking.max_tokens ({max_tokens})")
+    return ChunkSpec(
+        tokenizer=model.tokenizer,
+        max_tokens=max_tokens,
+        overlap=overlap,
+        format=config.chunking.format,
+        template=template,
+        max_bytes=max_tokens * _BYTES_PER_TOKEN,
+    )
