@@ -64,7 +64,7 @@ class Cutter:
         heading = self.outline.last_heading(self.visible(end))
         if heading is not None and heading.start >= low:
             return heading.start if start < heading.start < end else None
-        low = max(low, start + 1)
+        low = max(low, start + 1, heading.end if heading else 0)
         for position in self._overlaps(low, end):
             place = self.skip(position)
             if place < end:
@@ -72,16 +72,19 @@ class Cutter:
         return None
 
     def _find(self, low: int, high: int) -> int:
-        kind = self.outline.kind
-        found = (
-            self._heading(low, high)
-            or self._blank(low, high)
+        found = self._heading(low, high)
+        if found:
+            return found
+        paragraph, opening = self._blank(low, high)
+        return (
+            paragraph
             or self._fence(low, high)
-            or (self._sentence(low, high) if kind != "code" else 0)
+            or (self._sentence(low, high) if self.outline.kind != "code" else 0)
+            or opening
             or self._newline(low, high)
             or self._word(low, high)
+            or self._cluster(low, high)
         )
-        return found or self._cluster(low, high)
 
     def _heading(self, low: int, high: int) -> int:
         heading = self.outline.last_heading(high)
@@ -91,8 +94,9 @@ class Cutter:
         at = bisect_right(self.outline.fences, (high, high)) - 1
         return self.outline.fences[at][0] if at >= 0 and self.outline.fences[at][0] > low else 0
 
-    def _blank(self, low: int, high: int) -> int:
-        """The last blank line before which the text was more indented than after it, else as much, else less."""
+    def _blank(self, low: int, high: int) -> tuple[int, int]:
+        """The last blank line that ends a block (after it the text is less indented, or else as much as before), and
+        the last one that only opens an indented block, which belongs to the line above it."""
         best = [0, 0, 0]
         reach = min(len(self.text), high + _BLANK_REACH)
         for match in _BLANK.finditer(self.text, low + 1, reach):
@@ -101,7 +105,7 @@ class Cutter:
                 break
             if not self.outline.in_fence(position):
                 best[self._step(position, match.end())] = position
-        return best[0] or best[1] or best[2]
+        return best[0] or best[1], best[2]
 
     def _step(self, position: int, after: int) -> int:
         """0 where the line after a blank line is indented less than the one before it, 1 as much, 2 more."""
@@ -121,8 +125,11 @@ class Cutter:
                 yield match.end()
 
     def _is_sentence_end(self, end: int) -> bool:
-        """Not after an abbreviation, an initial or a list number; not before a small letter; not in a fence."""
+        """Not after an abbreviation, an initial or a list number; not before a small letter; not in a table's cell or
+        a fence."""
         after = _NON_SPACE.search(self.text, end, end + _LONGEST_INDENT)
+        if after and after[0] == "|":
+            return False
         if self.text[end - 1] == ".":
             word = _LAST_WORD.search(self.text[max(0, end - 24) : end])
             if word and (_ABBREVIATIONS.fullmatch(word[1]) or self._is_label(word[1], end)):

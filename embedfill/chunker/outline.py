@@ -19,6 +19,7 @@ _CODE_LINE = re.compile(
 _CODE_SAMPLE = 20_000  # characters that decide whether a document is code
 _CODE_SHARE = 0.3
 _LONGEST_TITLE = 200
+_UNDERLINED_SHARE = 0.8  # of the title's length: authors do not count exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,11 @@ def read(text: str, format: str) -> Outline:
     """The outline of a document. `format` is text, markdown, code or auto (decided from the text)."""
     if format == "text" or "\n" not in text:
         return PLAIN
-    if format == "code" or (format == "auto" and looks_like_code(text)):
+    underlined = _underlined(text) if format != "code" else []
+    if format == "code" or (format == "auto" and not underlined and looks_like_code(text)):
         return _CODE
     fences = _fences(text)
-    headings = _without_overlap([*_atx(text), *_underlined(text)])
+    headings = _without_overlap([*_atx(text), *underlined])
     bare = Outline("markdown", fences=fences)
     kept = tuple(heading for heading in headings if not fences or not bare.in_fence(heading.start + 1))
     return Outline("markdown", kept, tuple(heading.start for heading in kept), fences)
@@ -115,13 +117,13 @@ def _title_start(text: str, begin: int, title: str, run: str) -> int | None:
     """Where the heading starts (its overline, if it has one); None where this is no title."""
     if not title.strip() or len(title) > _LONGEST_TITLE or _RUN.match(title) or _NO_TITLE.match(title):
         return None
-    if run[0] not in "=-" and len(run) < len(title.rstrip()):
-        return None
     above_at = text.rfind("\n", 0, begin - 1) + 1 if begin else 0
     above = text[above_at : max(begin - 1, 0)]
     if above.rstrip() == run:
         return above_at
-    return begin if not above.strip() and not title[0].isspace() else None
+    if above.strip() or title[0].isspace():
+        return None
+    return begin if run[0] in "=-" or len(run) >= _UNDERLINED_SHARE * len(title) else None
 
 
 def _heading(start: int, end: int, title: str) -> Heading:
