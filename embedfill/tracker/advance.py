@@ -2,9 +2,10 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from embedfill.batchapi.models import Batch
 from embedfill.errors import BillingError, ProviderError, RefusedError
 from embedfill.records import Outcome
 from embedfill.store import layout
@@ -12,7 +13,7 @@ from embedfill.store.base import Store
 from embedfill.tracker.collect import Collector, Settle
 from embedfill.tracker.doubt import Doubts
 from embedfill.tracker.quota import Quota
-from embedfill.tracker.state import State, Status
+from embedfill.tracker.state import ShardState, State, Status
 from embedfill.tracker.submit import Account, submit
 
 _REFUSALS = 5  # refused POSTs in a row, before the run stops and says so
@@ -41,24 +42,25 @@ class Advance:
         self._fruitless = 0
         self._refusals = 0
 
-    def run(self, wait: bool = True, on_outcome: Callable[[Outcome], None] = lambda _: None) -> Advanced:
-        """Until every shard is settled or nothing more can be done; with `wait` False, one round."""
+    def run(self, wait: bool = True, progress: Callable[[int], None] = lambda _: None) -> Advanced:
+        """Until every shard is settled or nothing more can be done; with `wait` False, one round. `progress` is told
+        how many texts are done, of all that were open at the start, as far as the provider says."""
         pause_s = self.account.patience.poll_s
         while True:
             before = (self.done.submitted, len(self.done.outcomes))
-            self.round(on_outcome)
+            self.round(progress)
             if not wait or self._finished():
                 return self.done
             moved = before != (self.done.submitted, len(self.done.outcomes))
             pause_s = self.account.patience.poll_s if moved else min(pause_s * 1.5, self.account.patience.poll_max_s)
             time.sleep(pause_s)
 
-    def round(self, on_outcome: Callable[[Outcome], None]) -> None:
+    def round(self, progress: Callable[[int], None]) -> None:
         """Submits what may go out, looks into what is in doubt, polls and settles what has ended."""
         self.state.refresh()
         self._resolve()
         self._submit()
-        self._collect(on_outcome)
+        self._collect(progress)
 
     def _finished(self) -> bool:
         waiting = [shard for shard in self.state.open() if shard.status is not Status.PLANNED or not self.done.parked]
@@ -92,17 +94,20 @@ class Advance:
         if claimed:
             self.doubts.resolve(self.state, claimed, store_time(self.account.store))
 
-    def _collect(self, on_outcome: Callable[[Outcome], None]) -> None:
+    def _collect(self, progress: Callable[[int], None]) -> None:
         submitted = [shard for shard in self.state.open() if shard.status is Status.SUBMITTED]
         if not submitted:
             return
         batches = self.collector.poll(submitted)
+        progress(
+            sum(outcome.texts for outcome in self.done.outcomes)
+            + sum(_texts_done(shard, batches) for shard in submitted)
+        )
         for shard in submitted:
             outcome = self.collector.collect(self.state, shard, batches[str(shard.batch_id)])
             if outcome is not None:
                 self.done.outcomes.append(outcome)
                 self.quota.learn(outcome)
-                on_outcome(outcome)
                 self._check_fruitful(outcome)
 
     def _check_fruitful(self, outcome: Outcome) -> None:
@@ -114,6 +119,15 @@ class Advance:
                 f"{self._fruitless} batches in a row brought no vector, the last one {outcome.batch_id}: {words}",
                 "nothing is lost: mend the cause and run again",
             )
+
+
+def _texts_done(shard: ShardState, batches: Mapping[str, Batch | None]) -> int:
+    """Texts of a running batch that are done, from its request counts: requests hold about as many texts each."""
+    batch = batches[str(shard.batch_id)]
+    counts = batch.request_counts if batch else None
+    if not counts or not counts.total:
+        return 0
+    return shard.shard.texts * min(counts.completed + counts.failed, counts.total) // counts.total
 
 
 def store_time(store: Store) -> float:

@@ -1,0 +1,282 @@
+"""One run: the corpus read and chunked, what is missing embedded through the Batch API, indexed, and published.
+
+    catalog   = scan(corpus)                          what is wanted
+    plan      = wanted - have - rejected - in flight  what is missing, committed
+    outcomes  = advance(plan)                         uploaded, claimed, submitted, collected
+    snapshot  = assemble(catalog, packs)              indexed, recall measured
+    published                                         searchable
+
+Every step starts from what the store says, so a run that was killed anywhere is simply run again.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from embedfill.catalog.live import load_live, wanted_texts
+from embedfill.catalog.scan import Scanner
+from embedfill.config import Config
+from embedfill.errors import BillingError, UsageError
+from embedfill.estimate import Estimate, estimate, rejected_texts, totals
+from embedfill.executors.local import LocalExecutor
+from embedfill.index.assemble import assemble
+from embedfill.index.publish import Publication, content_of, current, publish, save
+from embedfill.loader.settle import Settler
+from embedfill.progress import Progress, Quiet, Stage
+from embedfill.project import Project, open_project
+from embedfill.providers.client import BatchClient
+from embedfill.providers.connect import connect
+from embedfill.providers.profiles import patience_of
+from embedfill.records import Catalog, Counts, Outcome, Snapshot
+from embedfill.tracker.advance import Advance
+from embedfill.tracker.maker import this_maker
+from embedfill.tracker.plan import make_plan, refused
+from embedfill.tracker.state import State
+from embedfill.tracker.submit import Account
+
+Point = Callable[[str], None]
+_PUBLISH_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run. `confirm` is asked before the first paid submission; `at` is told each named point of the write
+    order (crash tests kill there)."""
+
+    wait: bool = True
+    progress: Progress = field(default_factory=Quiet)
+    confirm: Callable[[Estimate], bool] = lambda _: True
+    at: Point = lambda _: None
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did, and what is published now. `finished` is False while batches are out; `parked` says why
+    submissions stopped at the budget or a billing limit."""
+
+    snapshot: str = ""
+    documents: int = 0
+    chunks: int = 0
+    texts: int = 0
+    rejected: int = 0
+    embedded: int = 0
+    reused: int = 0
+    batches: int = 0
+    prompt_tokens: int = 0
+    cost_usd: float | None = 0.0
+    index: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    finished: bool = True
+    parked: BillingError | None = None
+
+
+def run(config: Config, options: Options | None = None) -> Summary:
+    """Brings the published index in step with the corpus. Safe to interrupt and to run again at any time.
+
+    Raises CorpusError, ConfigError, ProviderError … of `embedfill.errors`; nothing is published then.
+    """
+    run_ = _Run(open_project(config), options or Options())
+    for _ in range(_PUBLISH_TRIES):
+        if run_.once():
+            break
+    return run_.summary
+
+
+@dataclass(slots=True)
+class _Run:
+    project: Project
+    options: Options
+    summary: Summary = field(default_factory=Summary)
+    outcomes: list[Outcome] = field(default_factory=list)
+    submitted: int = 0
+
+    def once(self) -> bool:
+        """One pass. False where another run published meanwhile: everything is to be computed anew."""
+        project = self.project
+        with self._timed("scan"):
+            name, catalog = self._scan()
+        state = State(project.store, project.cache, project.space.id).refresh()
+        published = current(project.store, project.cache)
+        if not self._is_current(name, state, published):
+            with self._timed("embed"):
+                self._embed(catalog, state)
+        self._account()
+        if not self.summary.finished or self.summary.parked:
+            self._describe(published)
+            return True
+        return self._publish(name, catalog, state, published)
+
+    def _scan(self) -> tuple[str, Catalog]:
+        return scan(self.project, self.options.progress)
+
+    def _is_current(self, catalog: str, state: State, published: Publication) -> bool:
+        """Whether the published snapshot is made of just this, and nothing is out: then there is nothing to do."""
+        content = self._content(catalog, state)
+        return published.snapshot is not None and published.snapshot.content == content and not state.open()
+
+    def _content(self, catalog: str, state: State) -> str:
+        project = self.project
+        attempts = project.config.batch.max_attempts
+        query = f"{project.config.embedding.query_template}\n{attempts}"
+        return content_of(catalog, state.packs(), project.space, project.config.index, query)
+
+    def _embed(self, catalog: Catalog, state: State) -> None:
+        """Plans what is missing and carries it to its outcomes, until nothing is missing."""
+        while self._plan(catalog, state) or state.open():
+            self.options.at("after-plan")
+            with connect(self.project.config, self.project.store, self.project.cache) as client:
+                self._advance(client, catalog, state)
+            if not self.options.wait and state.open():
+                self.summary.finished = False
+            if not self.summary.finished or self.summary.parked:
+                return
+
+    def _plan(self, catalog: Catalog, state: State) -> bool:
+        project = self.project
+        if project.paid and not state.shards:
+            self._confirm(catalog, state)
+        live = load_live(project.cache, catalog.documents)
+        versions = np.unique(live.versions)
+        self.options.at("before-plan")
+        packing, attempts = project.packing(project.quota()), project.config.batch.max_attempts
+        scratch = project.cache.scratch("shards")
+        return bool(
+            make_plan(state, lambda: wanted_texts(project.cache, catalog, versions), packing, attempts, scratch)
+        )
+
+    def _confirm(self, catalog: Catalog, state: State) -> None:
+        expected = estimate(self.project, catalog, state)
+        if expected.new and not self.options.confirm(expected):
+            raise UsageError("nothing was submitted", "see the price with: embedfill plan CONFIG")
+
+    def _advance(self, client: BatchClient, catalog: Catalog, state: State) -> None:
+        """Runs the tracker's loop, with progress in texts."""
+        project = self.project
+        account = self._account_of(client)
+        settle = Settler(
+            project.store, project.cache, project.space.id, project.model.dimensions, project.price, self.options.at
+        )
+        advance = Advance(account, state, settle, project.quota())
+        texts = sum(shard.shard.texts for shard in state.open())
+        with self.options.progress.stage("embed", texts, "texts") as stage:
+            done = advance.run(self.options.wait, _Texts(stage).see)
+        self.outcomes += done.outcomes
+        self.submitted += done.submitted
+        self.summary.parked = done.parked
+
+    def _account_of(self, client: BatchClient) -> Account:
+        project, embedding = self.project, self.project.config.embedding
+        return Account(
+            store=project.store,
+            cache=project.cache,
+            client=client,
+            space=project.space.id,
+            store_id=project.store_id,
+            model=project.model.name,
+            dimensions=embedding.dimensions if project.model.shorter != () else None,
+            encoding=embedding.encoding_format,
+            price_per_million=project.price,
+            patience=patience_of(project.profile, project.config.batch),
+            maker=this_maker(),
+            at=self.options.at,
+        )
+
+    def _publish(self, name: str, catalog: Catalog, state: State, published: Publication) -> bool:
+        """Builds and publishes a snapshot, unless the current one is made of the same."""
+        project = self.project
+        state.refresh()
+        content = self._content(name, state)
+        if published.snapshot is not None and published.snapshot.content == content:
+            self._describe(published)
+            return True
+        with self._timed("index"):
+            snapshot = self._snapshot(name, content, catalog, state)
+        with self._timed("publish"):
+            self.options.at("before-snapshot")
+            snapshot_name = save(project.store, snapshot)
+            self.options.at("before-publication")
+            if not publish(project.store, snapshot_name, published.number):
+                return False
+        self._describe(Publication(published.number + 1, snapshot_name, snapshot))
+        return True
+
+    def _snapshot(self, name: str, content: str, catalog: Catalog, state: State) -> Snapshot:
+        project = self.project
+        packs = tuple(state.packs())
+        refusals = refused(state.refusals(), project.config.batch.max_attempts)
+        rejected = catalog.rejected
+        if refusals.rejected:
+            rejected += rejected_texts(totals(project, catalog).texts, refusals)
+        with self.options.progress.stage("index", None, "rows") as stage:
+            assembled = assemble(
+                project.store, project.cache, catalog, packs, project.model.dimensions, project.config.index,
+                project.config.executor.count, stage.advance,
+            )  # fmt: skip
+        self.options.at("after-index")
+        return Snapshot(
+            content=content,
+            catalog=name,
+            space=project.space,
+            packs=packs,
+            index=assembled.manifest,
+            counts=Counts(catalog.count, assembled.places, assembled.texts, rejected),
+            template=project.chunking.template,
+            query_template=project.config.embedding.query_template,
+        )
+
+    def _account(self) -> None:
+        """What this run's batches brought and cost."""
+        summary = self.summary
+        costs = [outcome.cost_usd for outcome in self.outcomes]
+        summary.embedded = sum(outcome.vectors for outcome in self.outcomes)
+        summary.batches = max(self.submitted, len(self.outcomes))
+        summary.prompt_tokens = sum(outcome.prompt_tokens for outcome in self.outcomes)
+        summary.cost_usd = None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    def _describe(self, published: Publication) -> None:
+        """The published snapshot's totals; zeros where nothing has been published."""
+        summary, snapshot = self.summary, published.snapshot
+        if snapshot is None:
+            return
+        summary.snapshot = published.name
+        counts, index = snapshot.counts, snapshot.index
+        summary.documents, summary.chunks = counts.documents, counts.chunks
+        summary.texts, summary.rejected = counts.texts, counts.rejected
+        summary.reused = max(0, counts.texts - summary.embedded)
+        summary.index = {
+            "kind": index.kind, "rows": index.rows, "recall_at_10": index.recall_at_10, "bytes": index.bytes,
+        }  # fmt: skip
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.summary.seconds[stage] = round(self.summary.seconds.get(stage, 0.0) + time.monotonic() - start, 3)
+
+
+@dataclass(slots=True)
+class _Texts:
+    """Turns the tracker's word on how much is done, which may fall back, into a stage's steps."""
+
+    stage: Stage
+    shown: int = 0
+
+    def see(self, done: int) -> None:
+        if done > self.shown:
+            self.stage.advance(done - self.shown)
+            self.shown = done
+
+
+def scan(project: Project, progress: Progress) -> tuple[str, Catalog]:
+    """The catalog of the corpus as it is now, and its name; chunks what is new."""
+    with LocalExecutor(project.config.executor.count) as executor:
+        scanner = Scanner(
+            project.config, project.corpus, project.chunking, project.store, project.cache, executor.map, progress
+        )
+        return scanner.run()
