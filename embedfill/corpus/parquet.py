@@ -5,7 +5,6 @@ documents of one id are not noticed here: that takes the whole corpus.
 """
 
 import gc
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ import pyarrow.parquet as pq
 
 from embedfill.corpus import columns
 from embedfill.corpus.columns import UNDECODABLE
-from embedfill.corpus.parts import Part, fingerprint, unreadable
+from embedfill.corpus.parts import Part, check_unchanged, fingerprint, unreadable
 from embedfill.corpus.spec import CorpusSpec
 from embedfill.errors import CorpusError
 from embedfill.records import Document, Rejection, Scalar, Source
 
-_BATCH_BYTES = 32 << 20  # of values, by the file's own account: long documents come in smaller batches
+_BATCH_BYTES = 32 << 20  # by the file's own account: long documents come in smaller batches
 _BUFFER_BYTES = 1 << 20  # read ahead per column; without it a whole column chunk is read at once
 _BETWEEN = "\n\n"
 _AGAIN = "write the file again, or leave it out of corpus.paths"
@@ -46,14 +45,14 @@ def read_part(part: Part, spec: CorpusSpec, batch_rows: int = 2048) -> Iterator[
     with _opened(part) as file, _damage(part):
         parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
         _check_columns(part, spec, parquet.schema_arrow)
-        batches = parquet.iter_batches(_batch_rows(parquet.metadata, spec, batch_rows), columns=spec.columns)
+        batches = parquet.iter_batches(_batch_rows(parquet.metadata, batch_rows), columns=spec.columns)
         first = 0
         for batch in batches:
             with _collector_paused():
                 rows = _rows(part.name, spec, batch, first)
             yield rows
             first += batch.num_rows
-        _check_unchanged(part, file)
+        check_unchanged(part, file)
     if first != parquet.metadata.num_rows:
         raise CorpusError(part.name, f"has {first} rows, not the {parquet.metadata.num_rows} it says", _AGAIN)
 
@@ -65,7 +64,7 @@ def _opened(part: Part) -> Iterator[BinaryIO]:
     except OSError as error:
         raise unreadable(part.name, error) from None
     with file:
-        _check_unchanged(part, file)
+        check_unchanged(part, file)
         yield file
 
 
@@ -74,7 +73,7 @@ def _damage(part: Part) -> Iterator[None]:
     """Turns what pyarrow says of a damaged file into an error that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         words = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CorpusError(part.name, f"is damaged, or not Parquet as it should be ({words})", _AGAIN) from error
 
@@ -89,12 +88,6 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _check_unchanged(part: Part, file: BinaryIO) -> None:
-    now = os.fstat(file.fileno())
-    if (now.st_size, now.st_mtime_ns, now.st_ino) != (part.size, part.mtime_ns, part.inode):
-        raise CorpusError(part.name, "changed while the corpus was read", "run again when nothing writes to it")
 
 
 def _check_columns(part: Part, spec: CorpusSpec, schema: pa.Schema) -> None:
@@ -115,15 +108,13 @@ def _check_type(part: Part, schema: pa.Schema, names: Sequence[str], fits: Any, 
             raise CorpusError(part.name, f"column {name!r} is {kind}, which cannot be {what}", "cast it to a string")
 
 
-def _batch_rows(metadata: pq.FileMetaData, spec: CorpusSpec, most: int) -> int:
-    """How many rows at once keep the values of a batch near _BATCH_BYTES, going by the widest row group."""
-    wanted = frozenset(spec.columns)
-    widest = 0.0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        chunks = (group.column(at) for at in range(group.num_columns))
-        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
-        widest = max(widest, size / max(group.num_rows, 1))
+def _batch_rows(metadata: pq.FileMetaData, most: int) -> int:
+    """How many rows at once keep the values of a batch near _BATCH_BYTES, going by the widest row group.
+
+    Columns that are not read count too: sizes by column would need statistics that, damaged, end the process.
+    """
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    widest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0.0)
     return max(1, min(most, int(_BATCH_BYTES / max(widest, 1.0))))
 
 

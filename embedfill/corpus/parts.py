@@ -4,6 +4,7 @@ The order of `list_parts` is the file order of the corpus: of two documents with
 """
 
 import glob
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ def fingerprint(part: Part) -> dict[str, Any]:
     """
     try:
         with part.path.open("rb") as file:
+            check_unchanged(part, file)
             footer = _footer(part, file)
     except OSError as error:
         raise unreadable(part.name, error) from None
@@ -65,6 +67,13 @@ def trusted(fingerprint: dict[str, Any], scanned_at: float) -> bool:
     `scanned_at` is seconds since the epoch, taken before the fingerprint.
     """
     return scanned_at - float(fingerprint["mtime_ns"]) / 1e9 > _SETTLED_S
+
+
+def check_unchanged(part: Part, file: BinaryIO) -> None:
+    """Raises CorpusError when the open file is not the one that was listed."""
+    now = os.fstat(file.fileno())
+    if (now.st_size, now.st_mtime_ns, now.st_ino) != (part.size, part.mtime_ns, part.inode):
+        raise CorpusError(part.name, "changed while the corpus was read", "run again when nothing writes to it")
 
 
 def unreadable(name: str, error: OSError) -> CorpusError:
@@ -101,8 +110,8 @@ def _nothing(pattern: str, path: Path) -> CorpusError:
 
 
 def _shown(path: Path, base: Path) -> str:
-    folder = base.absolute()
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    folder, whole = base.absolute(), Path(os.path.normpath(path))
+    return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
 
 
 def _order(name: str) -> tuple[list[tuple[int, int, str]], str]:
