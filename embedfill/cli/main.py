@@ -1,0 +1,90 @@
+"""`embedfill`: the verbs, and the one place where errors become words, JSON and exit codes."""
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import orjson
+
+from embedfill import __version__
+from embedfill.errors import EmbedfillError
+
+INTERRUPTED = 130
+_VERBS = ("init", "plan", "run", "status", "search", "eval", "engine")
+_MODULES = {"eval": "evaluate"}
+
+
+class Verbs(click.Group):
+    """Imports a verb's module only when it is asked for: `embedfill --help` must not load FAISS."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = importlib.import_module(f"embedfill.cli.{_MODULES.get(cmd_name, cmd_name)}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="embedfill")
+def cli() -> None:
+    """Keep the vectors and the search index of a document store in step with its documents, through the Batch API.
+
+    \b
+    Start with:
+      embedfill init                         write a commented configuration
+      embedfill plan embedfill.toml          say what a run would send and cost
+      embedfill run embedfill.toml           embed what is missing, index, publish
+      embedfill search embedfill.toml "…"    search what is published
+
+    \b
+    Exit codes: 0 done · 1 error · 2 usage or configuration · 3 done, with rejections standing ·
+    4 not finished yet · 5 stopped at the budget or a billing limit · 130 interrupted (safe: run again)
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Never returns: exits with one of the documented codes."""
+    sys.exit(call(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def call(arguments: list[str]) -> int:
+    """Runs one command line and returns its exit code. A traceback is shown only with `--debug`."""
+    try:
+        result = cli.main(arguments, standalone_mode=False, prog_name="embedfill")
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing is lost: run it again", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _fail(arguments, EmbedfillError(error.format_message(), _usage_hint(error), "usage"), error.exit_code)
+    except EmbedfillError as error:
+        return _fail(arguments, error, error.exit_code)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last resort: words instead of a traceback
+        hint = "this is a fault of embedfill: run it again with --debug and report what it prints"
+        return _fail(arguments, EmbedfillError(f"{type(error).__name__}: {error}", hint, "internal"), 1)
+
+
+def _fail(arguments: list[str], error: EmbedfillError, exit_code: int) -> int:
+    if "--debug" in arguments:
+        traceback.print_exc()
+    click.echo(f"error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    if "--json" in arguments:
+        click.echo(orjson.dumps(error.as_dict()).decode())
+    return exit_code
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see: {context.command_path} --help" if context is not None else "see: embedfill --help"

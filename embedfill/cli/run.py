@@ -1,0 +1,91 @@
+"""`embedfill run`: brings the published index in step with the corpus."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from embedfill import run as library
+from embedfill.cli.common import config_argument, money, output_options, show, size
+from embedfill.cli.plan import lines_of
+from embedfill.cli.progress import Console
+from embedfill.config import load
+from embedfill.errors import UsageError
+from embedfill.estimate import Estimate
+
+_REJECTIONS, _PENDING, _STOPPED = 3, 4, 5
+
+
+@click.command("run")
+@config_argument
+@click.option("--no-wait", is_flag=True, help="Do what can be done now and leave; exit 4 while batches are out.")
+@click.option("--yes", is_flag=True, help="Do not ask before the first paid submission.")
+@output_options
+def command(config: Path, no_wait: bool, yes: bool, as_json: bool) -> int:
+    """Embed what is missing through the Batch API, index it, measure the recall, publish.
+
+    Safe to interrupt and to run again at any time: what was paid for is never paid for again.
+
+    \b
+    Examples:
+      embedfill run embedfill.toml
+      embedfill run embedfill.toml --no-wait --yes   # for cron: run it again later
+    """
+    loaded = load(config)
+
+    def confirm(expected: Estimate) -> bool:
+        return yes or loaded.batch.budget_usd is not None or _ask(expected)
+
+    options = library.Options(wait=not no_wait, progress=Console(), confirm=confirm)
+    summary = library.run(loaded, options)
+    show(as_dict(summary), as_json, lambda: _lines(summary))
+    return _exit_code(summary)
+
+
+def as_dict(summary: library.Summary) -> dict[str, object]:
+    names = (
+        "snapshot", "documents", "chunks", "texts", "rejected", "embedded", "reused", "batches", "prompt_tokens",
+        "cost_usd", "index", "seconds", "finished",
+    )  # fmt: skip
+    return {name: getattr(summary, name) for name in names}
+
+
+def _ask(expected: Estimate) -> bool:
+    """Shows the plan and asks; without a terminal nobody can answer."""
+    for line in lines_of(expected):
+        click.echo(line, err=True)
+    if not sys.stdin.isatty():
+        raise UsageError("this run would spend money and nobody can be asked", "pass --yes, or set batch.budget_usd")
+    return click.confirm("Submit this?", default=False, err=True)
+
+
+def _exit_code(summary: library.Summary) -> int:
+    if summary.parked is not None:
+        click.echo(f"stopped: {summary.parked.message}\n  {summary.parked.hint}", err=True)
+        return _STOPPED
+    if not summary.finished:
+        return _PENDING
+    return _REJECTIONS if summary.rejected else 0
+
+
+def _lines(summary: library.Summary) -> list[str]:
+    if not summary.finished:
+        return ["batches are out; run it again later to collect them"]
+    done = (
+        f"embedded {summary.embedded:,} texts in {summary.batches:,} batches: {summary.prompt_tokens:,} tokens, "
+        f"{money(summary.cost_usd)}"
+        if summary.batches
+        else "nothing to embed: every text has its vector"
+    )
+    lines = [done]
+    if summary.snapshot:
+        index = summary.index
+        lines += [
+            f"published {summary.documents:,} documents, {summary.chunks:,} chunks, {summary.texts:,} texts"
+            f" ({summary.reused:,} of them embedded before)",
+            f"index {index['kind']}: {index['rows']:,} rows, {size(index['bytes'])}, recall@10 {index['recall_at_10']:.3f}",
+        ]
+    if summary.rejected:
+        lines.append(f"{summary.rejected:,} rejections stand: see them with embedfill status CONFIG --rejections")
+    lines.append("seconds: " + ", ".join(f"{stage} {taken:.1f}" for stage, taken in summary.seconds.items()))
+    return lines

@@ -1,0 +1,53 @@
+"""`embedfill search`: the best chunks for a query."""
+
+import shutil
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from embedfill.cli.common import config_argument, output_options, show
+from embedfill.config import load
+from embedfill.records import Hit
+from embedfill.retrieve import Retriever
+
+_TITLES = ("title", "page_title", "heading", "name")
+_PASSAGE_CHARS = 400
+
+
+@click.command("search")
+@config_argument
+@click.argument("query")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1, 1000), help="How many hits.")
+@output_options
+def command(config: Path, query: str, k: int, as_json: bool) -> int:
+    """Search the published index. The query is embedded with the model that the index was made with.
+
+    \b
+    Example:
+      embedfill search embedfill.toml "how do I sort a list?" -k 5
+    """
+    hits = Retriever.open(load(config)).search(query, k)
+    show({"query": query, "hits": [asdict(hit) for hit in hits]}, as_json, lambda: lines_of(hits))
+    return 0
+
+
+def lines_of(hits: list[Hit]) -> list[str]:
+    if not hits:
+        return ["no hits"]
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    lines = []
+    for hit in hits:
+        titles = [str(hit.metadata[name]) for name in _TITLES if hit.metadata.get(name)]
+        lines.append(_printable(f"{hit.rank:>3}  {hit.score:.3f}  {' · '.join(titles) or hit.document_id}"))
+        if titles:
+            lines.append(_printable(f"            {hit.document_id} [{hit.start}:{hit.end}]"))
+        passage = textwrap.shorten(hit.text, _PASSAGE_CHARS, placeholder=" …")
+        lines += textwrap.wrap(_printable(passage), width, initial_indent=" " * 12, subsequent_indent=" " * 12)
+    return lines
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a document must not steer the reader's terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,81 @@
+"""Where a store stands, read off it without changing anything: what is published, what is out, what was spent."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from embedfill.catalog.live import corpus_rejections
+from embedfill.catalog.tables import load as load_catalog
+from embedfill.config import Config
+from embedfill.index.publish import current
+from embedfill.project import open_project
+from embedfill.records import Rejection, Source
+from embedfill.tracker.plan import refused
+from embedfill.tracker.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """`shards` counts the shards of the configured space by state; `in_flight` are texts planned or out; `rejected`
+    those of the published snapshot; `texts_refused` what providers have refused for good so far."""
+
+    store: str
+    snapshot: str
+    published: int
+    documents: int
+    chunks: int
+    texts: int
+    rejected: int
+    index: dict[str, Any]
+    model: str
+    shards: dict[str, int]
+    in_flight: int
+    with_vectors: int
+    texts_refused: int
+    batches: int
+    prompt_tokens: int
+    cost_usd: float
+
+
+def standing(config: Config) -> Standing:
+    """Reads the store. Raises UsageError where there is none yet."""
+    project = open_project(config, read_only=True)
+    published = current(project.store, project.cache)
+    state = State(project.store, project.cache, project.space.id).refresh()
+    snapshot = published.snapshot
+    counts, index = (snapshot.counts, snapshot.index) if snapshot else (None, None)
+    outcomes = state.outcomes.values()
+    return Standing(
+        store=project.store.url,
+        snapshot=published.name,
+        published=published.number,
+        documents=counts.documents if counts else 0,
+        chunks=counts.chunks if counts else 0,
+        texts=counts.texts if counts else 0,
+        rejected=counts.rejected if counts else 0,
+        index={"kind": index.kind, "rows": index.rows, "recall_at_10": index.recall_at_10, "bytes": index.bytes}
+        if index
+        else {},
+        model=project.model.name,
+        shards=dict(Counter(shard.status.value for shard in state.shards.values())),
+        in_flight=len(state.in_flight()),
+        with_vectors=sum(outcome.vectors for outcome in outcomes),
+        texts_refused=len(refused(state.refusals(), config.batch.max_attempts).rejected),
+        batches=len(state.outcomes),
+        prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
+        cost_usd=state.spent_usd(),
+    )
+
+
+def rejections(config: Config) -> list[Rejection]:
+    """All standing rejections: corpus rows of the published snapshot, and texts that providers refused for good."""
+    project = open_project(config, read_only=True)
+    state = State(project.store, project.cache, project.space.id).refresh()
+    texts = refused(state.refusals(), config.batch.max_attempts).rejected
+    snapshot = current(project.store, project.cache).snapshot
+    rows = corpus_rejections(project.cache, load_catalog(project.cache, snapshot.catalog)) if snapshot else b""
+    found = [orjson.loads(line) for line in rows.splitlines()]
+    corpus = [Rejection(**{**value, "source": Source(**value["source"])}) for value in found]
+    return [*corpus, *(texts[text_id] for text_id in sorted(texts))]
