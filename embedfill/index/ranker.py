@@ -19,7 +19,7 @@ from embedfill.index.rerank import RERANK_FILE, RerankFile
 from embedfill.index.source import Vectors
 
 INDEX_FILE = "index.faiss"
-TUNED_FOR = 10  # nprobe and depth are tuned for so many results
+TUNED_FOR = 16  # rows that a search for ten hits asks for: up to here nprobe and depth hold as tuned
 
 _GATHER_BYTES = 1 << 20  # of float32 vectors at a time while candidates are scored: they stay in the core's cache
 
@@ -84,7 +84,7 @@ class ListRanker:
         self._rerank = rerank
 
     def nearest(self, queries: Vectors, count: int) -> Ranked:
-        """More than ten results take proportionally more candidates, from more lists."""
+        """More than `TUNED_FOR` rows take proportionally more candidates, from more lists."""
         if not len(queries):
             return _nothing(0)
         factor = max(1.0, count / TUNED_FOR)
