@@ -194,7 +194,7 @@ def _parts_no_cluster(text: str, position: int) -> bool:
         return True
     after, before = text[position], text[position - 1]
     if after < "\u0300" and before < "\u0300":
-        return not (before == "\r" and after == "\n")
+        return True
     if before == _ZWJ or after == _ZWJ or unicodedata.category(after) in ("Mn", "Me", "Mc"):
         return False
     if "\U0001f3fb" <= after <= "\U0001f3ff" or "\U000e0020" <= after <= "\U000e007f" or "\u1160" <= after <= "\u11ff":

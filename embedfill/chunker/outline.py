@@ -8,8 +8,8 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 _ATX = re.compile(r"^#{1,6}[ \t]+(\S.*)$", re.MULTILINE)
-_UNDERLINE = re.compile(r"\n(?P<run>([=\-~^\"'`:.+#*_])\2{2,})[ \t]*(?=\n|\Z)")
-_RUN = re.compile(r"([=\-~^\"'`:.+#*_])\1{2,}[ \t]*\Z")
+_UNDERLINE = re.compile(r"\n(?P<run>([=\-~^\"'`:.+#*_])\2{2,})[ \t\r]*(?=\n|\Z)")
+_RUN = re.compile(r"([=\-~^\"'`:.+#*_])\1{2,}[ \t\r]*\Z")
 _NO_TITLE = re.compile(r"[|+>]|[-*][ \t]")  # tables, quotations, list items
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$", re.MULTILINE)
 _CODE_LINE = re.compile(

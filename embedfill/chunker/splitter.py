@@ -129,20 +129,24 @@ class _Walk:
 
     def _reach(self, start: int) -> int:
         """How far a window from `start` goes by the tokens of the document and by the bytes of the passage."""
-        at = bisect_left(self._offsets, start) + self._budget
-        high = self._offsets[at] if at < len(self._offsets) else self._cutter.end
+        high = self._place(bisect_left(self._offsets, start) + self._budget)
         limit = self._spec.max_bytes
         high = min(max(high, start + 1), start + limit, self._cutter.end)
         if (high - start) * 4 <= limit or self._text.isascii():
             return high
         return start + len(self._text[start:high].encode()[:limit].decode(errors="ignore"))
 
+    def _place(self, at: int) -> int:
+        """Where the document's token number `at` starts; its end past the last one (some texts have no token)."""
+        at = max(at, 0)
+        return self._offsets[at] if at < len(self._offsets) else self._cutter.end
+
     def _lower(self, start: int, floor: int, end: int, tokens: int) -> int:
         """A lower bound for the next try, after `end` gave too many tokens; `floor` where nothing is left to try."""
         if end <= floor + 1:
             return floor
         surplus = tokens - self._spec.max_tokens
-        by_token = self._offsets[max(bisect_left(self._offsets, end) - surplus, 0)]
+        by_token = self._place(bisect_left(self._offsets, end) - surplus)
         by_share = start + (end - start) * self._budget // (tokens - self._frame)
         # Several tokens may start at one place, and one may be very long: then the share is the better guess.
         return max(floor + 1, min(by_token if by_token > floor else by_share, end - 1))
@@ -153,7 +157,7 @@ class _Walk:
         overlap = min(self._spec.overlap, self._budget // _MOST_OVERLAP)
         if place >= self._cutter.end or not overlap:
             return place
-        low = self._offsets[max(bisect_left(self._offsets, end) - overlap, 0)]
+        low = self._place(bisect_left(self._offsets, end) - overlap)
         if low >= end:
             return place
         return self._cutter.overlap(start, low, end) or place
