@@ -11,6 +11,22 @@ from pathlib import Path
 import httpx
 import pytest
 
+# The server looks whether a key is free and writes it in two steps; a lock makes them one, as they are in S3.
+_SERVER = """
+import threading
+from moto.s3.responses import S3Response
+from moto.server import main
+
+put, lock = S3Response.put_object, threading.Lock()
+
+def put_alone(self):
+    with lock:
+        return put(self)
+
+S3Response.put_object = put_alone
+main(["-H", "127.0.0.1", "-p", "0"])
+"""
+
 
 @dataclass(frozen=True)
 class S3:
@@ -25,7 +41,7 @@ class S3:
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("s3") / "server.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        command = [sys.executable, "-W", "ignore", "-c", _SERVER]
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         yield _address(server, log)

@@ -73,7 +73,8 @@ def test_deleting_it_changes_no_result(cache: Cache) -> None:
 
 def test_remembers_the_latest(cache: Cache) -> None:
     assert cache.recall("parts") is None
-    for value in ({"a": [1, None, "ü"]}, [], "text"):
+    values: list[object] = [{"a": [1, None, "ü"]}, [], "text"]
+    for value in values:
         cache.remember("parts", value)
         assert cache.recall("parts") == value
 
