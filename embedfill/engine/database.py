@@ -60,6 +60,8 @@ class Database:
         """Hands in a change. The future raises what `change` raised; nothing of that change is kept then."""
         future: Future[T] = Future()
         self._queue.put((change, future))
+        if not self._writer.is_alive():
+            self._fail_waiting()
         return future
 
     @contextmanager
@@ -98,6 +100,14 @@ class Database:
                     return
         finally:
             connection.close()
+            self._fail_waiting()
+
+    def _fail_waiting(self) -> None:
+        """Nobody is to wait for a writer that has gone."""
+        while not self._queue.empty():
+            item = self._queue.get()
+            if item is not None:
+                item[1].set_exception(WorldError("the engine's database is closed", "start the engine again"))
 
     def _fill(self, group: list[tuple[Change[Any], Future[Any]]]) -> bool:
         """Adds what else is waiting; True when the end was asked for."""
@@ -110,20 +120,22 @@ class Database:
 
     def _commit(self, connection: sqlite3.Connection, group: list[tuple[Change[Any], Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
+        failure: Exception = WorldError("the engine's writer died of an error of its own", "see the engine's log")
         try:
             connection.execute("BEGIN IMMEDIATE")
             for change, future in group:
                 _apply(connection, change, future, done)
             connection.execute("COMMIT")
+            for future, result in done:
+                future.set_result(result)
         except _FAILURES as error:
+            failure = error
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+        finally:
             for _change, future in group:
                 if not future.done():
-                    future.set_exception(error)
-            return
-        for future, result in done:
-            future.set_result(result)
+                    future.set_exception(failure)
 
 
 def _apply(

@@ -20,9 +20,14 @@ class Folder:
         self._users: IO[bytes] | None = None
 
     def lock(self) -> None:
-        """Takes the directory, for as long as this process lives. Raises WorldError where another engine has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / "lock").open("ab")
+        """Takes the directory, for as long as this process lives. Raises WorldError where another engine has it, or
+        it cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("ab")
+        except OSError as error:
+            message = f"{self.path} cannot be the engine's directory: {error.strerror}"
+            raise WorldError(message, "give a directory that can be written with --data") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -32,7 +32,8 @@ class ModelRoutes:
 
     async def embed(self, request: Request) -> Response:
         body = await read_json(request)
-        return answer(await to_thread.run_sync(self._embed, body, limiter=self._limiter))
+        # Abandoned when the engine stops: a large request may take minutes.
+        return answer(await to_thread.run_sync(self._embed, body, limiter=self._limiter, abandon_on_cancel=True))
 
     def _embed(self, body: bytes) -> bytes:
         values = parse_json(body)

@@ -21,6 +21,7 @@ from embedfill.errors import EmbedfillError, RefusedError
 _WINDOW_S = 0.5
 _WINDOW_BYTES = (16_384, 4_194_304)  # of request lines
 _WINDOW_INPUTS = 8_192
+_OPEN_BATCHES = 64  # three open files each
 _WRITTEN_OFF = 1_000  # lines of one append
 
 # What a request can make a model raise. It costs that request its result, not the engine its life.
@@ -43,7 +44,7 @@ class Worker:
     def step(self) -> bool:
         """Settles what is to be settled, else runs one window. False when there is nothing to do."""
         active = [batch for batch in self._batches.active() if batch.model is not None]  # validated
-        running = [batch for batch in active if not self._settled(batch)]
+        running = [batch for batch in active if not self._settled(batch)][:_OPEN_BATCHES]
         if running:
             self._run([self._job(batch) for batch in running if batch.model == running[0].model])
         return bool(active)
@@ -64,7 +65,7 @@ class Worker:
         if batch.status == "cancelling":
             self._write_off(batch, "batch_cancelled", "This request was not run: the batch was cancelled.")
             self._end(batch, "cancelling", "cancelled")
-        elif self._job(batch).exhausted or batch.status == "finalizing":
+        elif batch.status == "finalizing" or (batch.id in self._jobs and self._jobs[batch.id].exhausted):
             self._job(batch).settle()
             if self._batches.finalize(batch.id):
                 self._end(batch, "finalizing", "completed")

@@ -1,0 +1,325 @@
+"""The life of a batch: its rules at creation, its statuses and timestamps, its ends."""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from embedfill.batchapi.models import BatchError
+from embedfill.engine.batches import Batches, NewBatch
+from embedfill.engine.database import Database
+from embedfill.engine.files import Files
+from embedfill.engine.pool import Pool, Runner
+from embedfill.engine.spool import Spools
+from embedfill.engine.validate import validate
+from embedfill.engine.worker import Worker
+from embedfill.errors import RefusedError
+from embedfill.models.base import Vectors
+from embedfill.models.load import load
+from tests.engine_fixtures import STATIC, EngineProcess, batch_body, jsonl, request_line, texts
+
+KEYS = {
+    *("id", "object", "endpoint", "model", "errors", "input_file_id", "completion_window", "status", "metadata"),
+    *("output_file_id", "error_file_id", "request_counts", "usage", "created_at", "in_progress_at", "expires_at"),
+    *("finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"input_file_id": None}, "input_file_id", "missing_required_parameter"),
+        ({"input_file_id": 7}, "input_file_id", "invalid_type"),
+        ({"endpoint": "/v1/chat/completions"}, "endpoint", "invalid_value"),
+        ({"completion_window": "1h"}, "completion_window", "invalid_value"),
+        ({"metadata": "text"}, "metadata", "invalid_type"),
+        ({"metadata": {"try": 1}}, "metadata.try", "invalid_type"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata." + "k" * 65, "string_above_max_length"),
+        ({"metadata": {"k": "v" * 513}}, "metadata.k", "string_above_max_length"),
+        ({"metadata": {str(n): "v" for n in range(17)}}, "metadata", "object_above_max_properties"),
+        (
+            {"output_expires_after": {"anchor": "created_at", "seconds": 1}},
+            "output_expires_after.seconds",
+            "invalid_value",
+        ),
+    ],
+)
+def test_a_bad_batch_is_refused(engine: EngineProcess, body: dict[str, Any], param: str, code: str) -> None:
+    response = engine.post("/batches", json={**batch_body("file-x"), **body})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, param, code)
+
+
+def test_the_largest_metadata_passes_and_every_key_is_there(engine: EngineProcess) -> None:
+    metadata = {f"{n:064}": "v" * 512 for n in range(16)}
+    made = engine.post("/batches", json=batch_body("file-x", metadata=metadata)).raise_for_status().json()
+    assert made["metadata"] == metadata
+    assert set(made) == KEYS
+    assert set(engine.finished(made["id"])) == KEYS
+
+
+def test_list_limits(engine: EngineProcess) -> None:
+    for query in ("limit=0", "limit=101", "limit=x", "limit=-1"):
+        response = engine.get(f"/batches?{query}")
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "limit")
+    assert engine.get("/files?order=up").status_code == 400
+
+
+def test_an_idempotency_key_makes_one_batch(engine: EngineProcess) -> None:
+    headers = {"Idempotency-Key": f"key-{time.time_ns()}"}
+    first = engine.post("/batches", json=batch_body("file-x"), headers=headers).raise_for_status().json()
+    again = engine.post("/batches", json=batch_body("file-x"), headers=headers).raise_for_status().json()
+    assert again["id"] == first["id"]
+    other = engine.post("/batches", json=batch_body("file-y"), headers=headers)
+    assert other.status_code == 409
+    assert engine.post("/batches", json=batch_body("file-x")).json()["id"] != first["id"]
+
+
+def test_failed_requests_go_to_the_error_file(engine: EngineProcess) -> None:
+    lines = [
+        request_line("good", ["a text", "another"], encoding_format="float", dimensions=64),
+        request_line("empty", ""),
+        request_line("long", ["short", "word " * 3000]),
+        request_line("none", []),
+    ]
+    batch = engine.finished(engine.submit(jsonl(lines)))
+    assert batch["status"] == "completed"
+    assert batch["request_counts"] == {"total": 4, "completed": 1, "failed": 3}
+    (good,) = engine.lines(batch["output_file_id"])
+    assert (good["custom_id"], good["error"], good["response"]["status_code"]) == ("good", None, 200)
+    body = good["response"]["body"]
+    assert [(item["object"], item["index"], len(item["embedding"])) for item in body["data"]] == [
+        ("embedding", 0, 64),
+        ("embedding", 1, 64),
+    ]
+    assert body["usage"]["prompt_tokens"] == batch["usage"]["input_tokens"] == batch["usage"]["total_tokens"]
+    errors = {line["custom_id"]: line for line in engine.lines(batch["error_file_id"])}
+    assert errors.keys() == {"empty", "long", "none"}
+    for line in errors.values():
+        assert (line["error"], line["response"]["status_code"]) == (None, 400)
+    assert errors["long"]["response"]["body"]["error"]["code"] == "context_length_exceeded"
+    only_errors = engine.finished(engine.submit(jsonl(lines[1:])))
+    assert (only_errors["status"], only_errors["output_file_id"]) == ("completed", None)
+    for file_id in (batch["output_file_id"], batch["error_file_id"]):
+        assert engine.get(f"/files/{file_id}").json()["purpose"] == "batch_output"
+
+
+class Bench:
+    """The engine's parts without threads or HTTP: each step when the test says so."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.database = Database(root / "engine.db")
+        self.files = Files(root, self.database)
+        self.batches = Batches(self.database)
+        self.spools = Spools(root, self.database)
+        self.pool = Pool(1)
+        self.worker = Worker(self.batches, self.files, self.spools, self.pool)
+
+    def batch(self, data: bytes, valid: bool = True) -> str:
+        """A batch, already validated unless told otherwise; the input file is gone by then."""
+        part = self.files.new_part()
+        part.write_bytes(data)
+        file = self.files.adopt(part, "in.jsonl", "batch", None)
+        new = NewBatch("/v1/embeddings", file.id, "24h", None, None, None, "{}")
+        batch_id = self.batches.create(new).id
+        held = self.spools.hold(batch_id, self.files.path(file.id))
+        self.files.delete(file.id)
+        if valid:
+            verdict = validate(held, "/v1/embeddings", self.pool.names, lambda: False)
+            assert verdict is not None and verdict.model is not None
+            self.batches.accept(batch_id, verdict.model, verdict.total)
+        return batch_id
+
+    def step_until_moving(self, batch_id: str) -> int:
+        """Runs windows until some, but not all, lines are finished; how many."""
+        while not (done := self.completed(batch_id)):
+            assert self.worker.step()
+        return done
+
+    def completed(self, batch_id: str) -> int:
+        counts = self.batches.get(batch_id).request_counts
+        assert counts is not None
+        return counts.completed
+
+    def end(self, batch_id: str) -> None:
+        while not self.batches.get(batch_id).ended:
+            assert self.worker.step()
+
+    def lines(self, file_id: str | None) -> list[dict[str, Any]]:
+        if file_id is None:
+            return []
+        return [orjson.loads(line) for line in self.files.path(file_id).read_bytes().split(b"\n") if line]
+
+    def close(self) -> None:
+        self.worker.close()
+        self.database.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+DATA = jsonl(request_line(f"r{n}", list(texts(5, n * 5))) for n in range(1000))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired"])
+def test_a_batch_that_ends_early_accounts_for_every_line(bench: Bench, how: str) -> None:
+    batch_id = bench.batch(DATA)
+    bench.step_until_moving(batch_id)
+    if how == "cancelled":
+        assert bench.batches.cancel(batch_id).status == "cancelling"
+    else:
+        _let_expire(bench.root, batch_id)
+    bench.end(batch_id)
+    batch = bench.batches.get(batch_id)
+    output, errors = bench.lines(batch.output_file_id), bench.lines(batch.error_file_id)
+    assert batch.status == how
+    assert 0 < len(output) < 1000
+    assert sorted(line["custom_id"] for line in output + errors) == sorted(f"r{n}" for n in range(1000))
+    assert {(line["response"], line["error"]["code"]) for line in errors} == {(None, f"batch_{how}")}
+    assert batch.request_counts is not None
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (len(output), len(errors))
+    assert getattr(batch, f"{how}_at") >= batch.created_at
+    assert _runs(bench.root) == {1: len(output), 0: len(errors)}
+    assert list((bench.root / "spool").iterdir()) == []
+
+
+def test_a_batch_cancelled_before_it_ran(bench: Bench) -> None:
+    batch_id = bench.batch(DATA)
+    bench.batches.cancel(batch_id)
+    bench.end(batch_id)
+    batch = bench.batches.get(batch_id)
+    assert (batch.status, batch.output_file_id) == ("cancelled", None)
+    assert len(bench.lines(batch.error_file_id)) == 1000
+
+
+def test_a_batch_cancelled_while_it_is_validated(bench: Bench) -> None:
+    good, bad = bench.batch(DATA, valid=False), bench.batch(DATA, valid=False)
+    for batch_id in (good, bad):
+        assert bench.batches.cancel(batch_id).status == "cancelling"
+    assert not bench.worker.step()  # how many lines there are is not known yet
+    bench.batches.accept(good, STATIC, 1000)
+    bench.batches.refuse(bad, [BatchError(code="empty_file")], None)
+    assert bench.batches.get(bad).status == "cancelled"
+    bench.end(good)
+    batch = bench.batches.get(good)
+    assert (batch.status, batch.in_progress_at) == ("cancelled", None)
+    assert len(bench.lines(batch.error_file_id)) == 1000
+
+
+def test_a_cancel_during_the_last_window_wins(bench: Bench) -> None:
+    batch_id = bench.batch(jsonl([request_line("a", "text")]))
+    bench.worker.step()
+    bench.batches.cancel(batch_id)
+    bench.end(batch_id)
+    batch = bench.batches.get(batch_id)
+    assert (batch.status, len(bench.lines(batch.output_file_id)), batch.error_file_id) == ("cancelled", 1, None)
+
+
+def test_a_cancel_after_finalizing_began_changes_nothing(bench: Bench) -> None:
+    batch_id = bench.batch(jsonl([request_line("a", "text")]))
+    bench.worker.step()
+    assert bench.batches.finalize(batch_id)
+    assert bench.batches.cancel(batch_id).status == "finalizing"
+    bench.end(batch_id)
+    assert bench.batches.get(batch_id).status == "completed"
+
+
+def test_no_way_out_of_an_end(bench: Bench) -> None:
+    batch_id = bench.batch(jsonl([request_line("a", "text")]))
+    bench.end(batch_id)
+    before = bench.batches.get(batch_id)
+    with pytest.raises(RefusedError) as refused:
+        bench.batches.cancel(batch_id)
+    assert refused.value.status == 409
+    bench.batches.refuse(batch_id, [BatchError(code="late")], None)
+    assert not bench.batches.finalize(batch_id)
+    assert not bench.batches.end(batch_id, "in_progress", "expired", None, None)
+    assert bench.batches.get(batch_id) == before
+
+
+def test_timestamps_never_run_back(bench: Bench) -> None:
+    batch_id = bench.batch(jsonl([request_line("a", "text")]))
+    ahead = int(time.time()) + 5_000
+    _execute(bench.root, "UPDATE batches SET in_progress_at = ? WHERE id = ?", ahead, batch_id)
+    bench.end(batch_id)
+    batch = bench.batches.get(batch_id)
+    assert (batch.finalizing_at, batch.completed_at) == (ahead, ahead)
+
+
+def test_many_small_batches_share_windows(bench: Bench) -> None:
+    made = [bench.batch(jsonl([request_line("a", f"text {n}")])) for n in range(50)]
+    bench.worker.step()
+    bench.database.write(lambda connection: None).result()  # what was handed in before is on disk now
+    assert [bench.completed(batch_id) for batch_id in made] == [1] * 50
+    bench.end(made[-1])
+    assert {bench.batches.get(batch_id).status for batch_id in made} == {"completed"}
+
+
+def test_a_half_written_line_is_cut_off(bench: Bench, tmp_path: Path) -> None:
+    batch_id = bench.batch(DATA)
+    done = bench.step_until_moving(batch_id)
+    bench.close()
+    spool = tmp_path / "spool" / batch_id / "output"
+    recorded = spool.read_bytes()
+    spool.write_bytes(recorded + b'{"id": "written, but not recorded')
+    again = Bench(tmp_path)
+    again.end(batch_id)
+    batch = again.batches.get(batch_id)
+    assert batch.output_file_id is not None
+    content = again.files.path(batch.output_file_id).read_bytes()
+    assert content.startswith(recorded)
+    assert 0 < done < 1000 == len(again.lines(batch.output_file_id))
+    assert _runs(tmp_path) == {1: 1000}
+    again.worker.close()
+    bench.database, bench.worker = again.database, again.worker
+
+
+class Brittle:
+    """The static model, but it fails at one token."""
+
+    def __init__(self, token: int) -> None:
+        self._model = load(STATIC)
+        self._token = token
+        self.name, self.dimensions, self.max_tokens = STATIC, 256, 2048
+        self.shorter_dimensions, self.tokenizer = self._model.shorter_dimensions, self._model.tokenizer
+
+    def embed(self, inputs: Sequence[str | Sequence[int]]) -> Vectors:
+        if any(self._token in item for item in inputs if not isinstance(item, str)):
+            raise ValueError("no such token")
+        return self._model.embed(inputs)
+
+
+def test_a_request_that_breaks_the_model_fails_alone(bench: Bench) -> None:
+    bench.pool._runners[STATIC] = Runner(Brittle(31_999))
+    batch_id = bench.batch(jsonl(request_line(f"r{n}", [n, 31_999 if n == 7 else 5]) for n in range(1, 20)))
+    bench.end(batch_id)
+    batch = bench.batches.get(batch_id)
+    (error,) = bench.lines(batch.error_file_id)
+    assert (error["custom_id"], error["response"]["status_code"]) == ("r7", 500)
+    assert "no such token" in error["response"]["body"]["error"]["message"]
+    assert len(bench.lines(batch.output_file_id)) == 18
+
+
+def _runs(root: Path) -> dict[int, int]:
+    return dict(_execute(root, "SELECT runs, count(*) FROM lines GROUP BY runs"))
+
+
+def _let_expire(root: Path, batch_id: str) -> None:
+    _execute(root, "UPDATE batches SET expires_at = ? WHERE id = ?", int(time.time()) - 1, batch_id)
+
+
+def _execute(root: Path, query: str, *values: object) -> list[Any]:
+    connection = sqlite3.connect(root / "engine.db")
+    with connection:
+        rows = connection.execute(query, values).fetchall()
+    connection.close()
+    return rows

@@ -1,0 +1,105 @@
+"""Every bad line of a batch file is found, with the API's code, and one of them fails the whole batch."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedfill.engine.validate import Verdict, validate
+from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line
+
+MODELS = (STATIC, "all-MiniLM-L6-v2")
+
+
+def _verdict(path: Path, data: bytes) -> Verdict:
+    path.write_bytes(data)
+    verdict = validate(path, "/v1/embeddings", MODELS, lambda: False)
+    assert verdict is not None
+    return verdict
+
+
+def _found(verdict: Verdict) -> list[tuple[Any, ...]]:
+    return [(error.code, error.param, error.line) for error in verdict.errors]
+
+
+def _changed(own_id: str, /, **changes: object) -> dict[str, Any]:
+    line = {**request_line(own_id, "text"), **changes}
+    return {key: value for key, value in line.items() if value is not ...}
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    verdict = _verdict(tmp_path / "f", b"\n" + jsonl(request_line(str(n), "text") for n in range(3)) + b"  \n")
+    assert (verdict.model, verdict.total, verdict.errors) == (STATIC, 3, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "param"),
+    [
+        (_changed("a", custom_id=...), "missing_required_parameter", "custom_id"),
+        (_changed(""), "missing_required_parameter", "custom_id"),
+        (_changed("a", custom_id=7), "invalid_type", "custom_id"),
+        (_changed("a", method=...), "missing_required_parameter", "method"),
+        (_changed("a", method="GET"), "invalid_method", "method"),
+        (_changed("a", url=...), "missing_required_parameter", "url"),
+        (_changed("a", url="/v1/chat/completions"), "invalid_url", "url"),
+        (_changed("a", body=...), "missing_required_parameter", "body"),
+        (_changed("a", body="text"), "invalid_type", "body"),
+        (_changed("a", body={"input": "text"}), "missing_required_parameter", "body.model"),
+        (request_line("a", "text", "gpt-none"), "model_not_found", "body.model"),
+        (request_line("a", "text", MODELS[1]), "mismatched_model", "body.model"),
+        (request_line("a", "text", stream=True), "streaming_unsupported", "body.stream"),
+        (_changed("first"), "duplicate_custom_id", "custom_id"),
+        ([1], "invalid_json_line", None),
+    ],
+)
+def test_a_bad_line(tmp_path: Path, line: object, code: str, param: str | None) -> None:
+    verdict = _verdict(tmp_path / "f", jsonl([request_line("first", "text"), line, request_line("last", "text")]))
+    assert _found(verdict) == [(code, param, 2)]
+
+
+@pytest.mark.parametrize("raw", [b"{", b'{"a": NaN}', b'{"a": "\\ud800"}', b'"\xff"', b"\xef\xbb\xbf{}"])
+def test_what_is_no_json(tmp_path: Path, raw: bytes) -> None:
+    assert _found(_verdict(tmp_path / "f", raw + b"\n")) == [("invalid_json_line", None, 1)]
+
+
+def test_odd_separators_do_not_end_a_line(tmp_path: Path) -> None:
+    text = "a\u2028b\u2029c\u0085d"
+    data = f'{{"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {{"model": "{STATIC}", "input": "{text}"}}}}'
+    verdict = _verdict(tmp_path / "f", data.encode())
+    assert (verdict.total, verdict.errors) == (1, [])
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    assert _found(_verdict(tmp_path / "f", b"\n\n")) == [("empty_file", None, None)]
+
+
+def test_too_many_requests(tmp_path: Path) -> None:
+    verdict = _verdict(tmp_path / "f", jsonl(request_line(str(n), "t") for n in range(50_001)))
+    assert _found(verdict) == [("too_many_tasks", None, None)]
+
+
+def test_one_bad_line_fails_the_batch(engine: EngineProcess) -> None:
+    lines = jsonl([request_line("a", "text"), request_line("b", "text", "none")]) + b"\nno json\n" + jsonl([{}])
+    batch = engine.finished(engine.submit(lines))
+    assert (batch["status"], batch["output_file_id"], batch["error_file_id"]) == ("failed", None, None)
+    assert [(error["code"], error["line"]) for error in batch["errors"]["data"]] == [
+        ("model_not_found", 2),
+        ("invalid_json_line", 4),
+        ("missing_required_parameter", 5),
+    ]
+    assert batch["failed_at"] >= batch["created_at"] and batch["in_progress_at"] is None
+
+
+@pytest.mark.parametrize("file_id", ["file-none", "../engine.db", "../../etc/passwd"])
+def test_a_missing_input_fails_the_batch_later(engine: EngineProcess, file_id: str) -> None:
+    body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    batch = engine.finished(engine.post("/batches", json=body).raise_for_status().json()["id"])
+    (error,) = batch["errors"]["data"]
+    assert (batch["status"], error["code"], error["line"]) == ("failed", "invalid_request", None)
+
+
+def test_a_file_of_another_purpose_fails_the_batch(engine: EngineProcess) -> None:
+    file_id = engine.upload(jsonl([request_line("a", "text")]), purpose="user_data").json()["id"]
+    body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    batch = engine.finished(engine.post("/batches", json=body).raise_for_status().json()["id"])
+    assert batch["errors"]["data"][0]["code"] == "invalid_request"
