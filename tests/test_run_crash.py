@@ -31,7 +31,7 @@ def check(chain: Chain, undisturbed: dict[str, bytes]) -> None:
     assert (summary.documents, summary.texts, summary.rejected) == (ROWS, ROWS, 0)
     assert chain.vectors() == undisturbed
     submitted = chain.submitted()
-    assert len(submitted) == BATCHES and len(set(name.rpartition("-")[0] for name in submitted)) == BATCHES
+    assert len(submitted) == BATCHES and len({name.rpartition("-")[0] for name in submitted}) == BATCHES
     lines, most_runs = chain.lines_run()
     assert (lines, most_runs) == (ROWS // 10, 1)
 
