@@ -187,6 +187,7 @@ HOSTILE = {
     "fences": "```\n" * 75_000,
     "full stops": "." * 300_000,
     "small sentences": "A. " * 100_000,
+    "numbers": "12. Then " * 33_000,
     "blank lines": "a\n\n" * 100_000,
     "indents": ("\n" + " " * 50) * 6_000 + "x",
     "punctuation": "\"')]!?.-" * 37_500,

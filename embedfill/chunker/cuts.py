@@ -142,9 +142,10 @@ class Cutter:
         """An initial ("J. Smith"), or a number or letter that starts a line ("3. Then ...")."""
         if len(word) == 1 and word.isupper():
             return True
-        begin = end - 1 - len(word)
-        line = self.text.rfind("\n", max(0, begin - _LONGEST_INDENT), begin) + 1
-        return len(word) <= 3 and word.isdigit() and not self.text[line:begin].strip()
+        if len(word) > 3 or not word.isdigit():
+            return False
+        before = self.text[max(0, end - _LONGEST_INDENT) : end - 1 - len(word)]
+        return not before.rpartition("\n")[2].strip()
 
     def _newline(self, low: int, high: int) -> int:
         return max(self.text.rfind("\n", low + 1, high + 1), 0)

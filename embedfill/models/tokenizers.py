@@ -164,9 +164,8 @@ def _character_starts(text: str, byte_lengths: NDArray[np.int64]) -> NDArray[np.
     if text.isascii():
         return starts
     data = np.frombuffer(text.encode(), np.uint8)
-    characters = np.cumsum((data & 0xC0) != 0x80, dtype=np.int64) - 1
-    places: NDArray[np.int64] = characters[starts]
-    return places
+    inner = np.flatnonzero((data & 0xC0) == 0x80)  # bytes that start no character
+    return starts - np.searchsorted(inner, starts, side="right")
 
 
 def _block_starts(text: str) -> list[int]:
