@@ -88,7 +88,7 @@ class ListRanker:
         if not len(queries):
             return _nothing(0)
         factor = max(1.0, count / TUNED_FOR)
-        rows = self.candidates(queries, math.ceil(self.nprobe * math.sqrt(factor)), math.ceil(self.depth * factor))
+        rows = self.candidates(queries, math.ceil(self.nprobe * factor), math.ceil(self.depth * factor))
         return ordered(rows, self.score(queries, rows))
 
     def candidates(self, queries: Vectors, nprobe: int, depth: int) -> Rows:

@@ -30,8 +30,7 @@ class RerankFile:
     def __init__(self, path: Path, dimensions: int, mapped: bool = True) -> None:
         self._path = path
         self._dimensions = dimensions
-        self._file = path.open("rb")
-        self.rows, rest = divmod(os.fstat(self._file.fileno()).st_size, 2 * dimensions)
+        self.rows, rest = divmod(path.stat().st_size, 2 * dimensions)
         if rest:
             raise SearchIndexError(f"{path}: does not end with a whole row of {dimensions} float16", "build it again")
         self._mapped = self._map() if mapped and self.rows else None
@@ -41,8 +40,9 @@ class RerankFile:
         if self._mapped is not None:
             return widen(self._mapped.take(rows, axis=0))
         found = np.empty((len(rows), self._dimensions), "<f2")
-        for place, row in enumerate(rows.tolist()):
-            os.preadv(self._file.fileno(), [found[place].data], max(row, 0) * found.strides[0])
+        with self._path.open("rb") as file:
+            for place, row in enumerate(rows.tolist()):
+                os.preadv(file.fileno(), [found[place].data], max(row, 0) * found.strides[0])
         return widen(found)
 
     def blocks(self) -> Iterator[tuple[int, Vectors]]:
@@ -55,7 +55,8 @@ class RerankFile:
                 )
 
     def _map(self) -> Half:
-        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        with self._path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mapped, "madvise"):
             mapped.madvise(mmap.MADV_RANDOM)  # rows lie anywhere: reading ahead would read the whole file
         return np.frombuffer(mapped, "<f2").reshape(-1, self._dimensions)
