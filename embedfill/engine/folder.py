@@ -37,6 +37,7 @@ class Folder:
                 f"use it ({self.path / 'engine.json'} says where it is), stop it, or give another --data",
             ) from None
         self._lock = lock
+        (self.path / "engine.json").unlink(missing_ok=True)  # of an engine that was killed
 
     def unused(self) -> bool:
         """True once nobody holds the users' lock. From then on we hold it, so that a new user waits until we are gone."""
