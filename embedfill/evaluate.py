@@ -1,4 +1,4 @@
-"""How good a ranking of documents is, against judgements: recall@10, MRR@10, nDCG@10. Searches nothing.
+"""How good a ranking of documents is, against judgements: recall@10, MRR@10, nDCG@10.
 
 Ranks count documents: hits of one document collapse to its best. A document is relevant with a relevance above 0, which
 is its gain. A query counts if it was ranked and has at least one relevant document; others are left out, and told.
@@ -13,8 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedfill.errors import UsageError
+from embedfill.config import Config
+from embedfill.errors import CorpusError, UsageError
 from embedfill.records import Hit
+from embedfill.retrieve import Retriever
 
 K = 10
 
@@ -41,6 +43,18 @@ class Metrics:
     mrr_at_10: float
     ndcg_at_10: float
     unjudged: int = 0
+
+
+def evaluate_index(config: Config, queries: Path, qrels: Path, out: Path | None = None) -> Metrics:
+    """The metrics of the published index on judged questions. `out`: where to write the ranked hits. Raises
+    CorpusError for a file that cannot be used, UsageError where nothing is published or no query counts."""
+    questions, judgements = read_queries(queries), read_qrels(qrels)
+    retriever = Retriever.open(config)
+    hits = retriever.search_many([text for _, text in questions], K, by_document=True)
+    ranking = list(zip((name for name, _ in questions), hits, strict=True))
+    if out is not None:
+        write_ranking(out, ranking)
+    return evaluate({name: [hit.document_id for hit in found] for name, found in ranking}, judgements)
 
 
 def evaluate(run: Mapping[str, Sequence[str]], qrels: Qrels) -> Metrics:
@@ -79,20 +93,20 @@ def ndcg_at(ranked: Sequence[str], gains: Mapping[str, float], k: int) -> float:
 
 
 def read_queries(path: Path) -> list[tuple[str, str]]:
-    """(query id, text) of a Parquet file with columns query_id and text, in order. Raises UsageError."""
+    """(query id, text) of a Parquet file with columns query_id and text, in order. Raises CorpusError."""
     table = _read(path, ("query_id", "text"))
     names = _ids(path, table, "query_id")
     texts = _values(path, table, "text", (str,), "text")
     seen: set[str] = set()
     for row, name in enumerate(names):
         if name in seen:
-            raise UsageError(f"{path}: row {row}: query_id {name!r} stands twice")
+            raise CorpusError(str(path), f"row {row}: query_id {name!r} stands twice")
         seen.add(name)
     return list(zip(names, texts, strict=True))
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, float]]:
-    """Judgements of a Parquet file with columns query_id, document_id and relevance. Raises UsageError.
+    """Judgements of a Parquet file with columns query_id, document_id and relevance. Raises CorpusError.
 
     Where one pair is judged twice, the higher relevance counts.
     """
@@ -118,7 +132,7 @@ def write_ranking(path: Path, ranking: Iterable[tuple[str, Sequence[Hit]]]) -> N
                     rows = []
             writer.write_batch(_batch(rows))
     except OSError as error:
-        raise UsageError(f"{path}: could not be written: {error}") from error
+        raise CorpusError(str(path), f"could not be written: {error}") from error
 
 
 def _first(ranked: Sequence[str], k: int) -> list[str]:
@@ -146,12 +160,12 @@ def _read(path: Path, columns: Sequence[str]) -> pa.Table:
             present = file.schema_arrow.names
             missing = [name for name in columns if name not in present]
             if missing:
-                raise UsageError(f"{path}: no column {missing[0]!r}", f"its columns are {', '.join(present)}")
+                raise CorpusError(str(path), f"no column {missing[0]!r}", f"its columns are {', '.join(present)}")
             return file.read(columns=list(columns))
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
+        raise CorpusError(str(path), "no such file") from None
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path}: not a readable Parquet file: {error}") from error
+        raise CorpusError(str(path), f"not a readable Parquet file: {error}") from error
 
 
 def _ids(path: Path, table: pa.Table, name: str) -> list[str]:
@@ -163,5 +177,5 @@ def _values(path: Path, table: pa.Table, name: str, kinds: tuple[type, ...], all
     values: list[Any] = table.column(name).to_pylist()
     for row, value in enumerate(values):
         if not isinstance(value, kinds) or value != value:
-            raise UsageError(f"{path}: row {row}: {name} = {value!r}, expected {allowed}")
+            raise CorpusError(str(path), f"row {row}: {name} = {value!r}, expected {allowed}")
     return values
