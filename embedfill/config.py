@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails
 from embedfill.errors import ConfigError, UsageError
 
 PREFIX = "EMBEDFILL_"
+_ENGINE_KEY = "EMBEDFILL_ENGINE_KEY"  # a secret of the engine's, not a setting
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SECRET = re.compile(r"(^|_)(key|secret|password|credentials?)$", re.IGNORECASE)
@@ -219,7 +220,7 @@ def secret(name: str, environ: Mapping[str, str] | None = None) -> SecretStr | N
 def _overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
     for name, value in sorted(environ.items()):
-        if not name.startswith(PREFIX):
+        if not name.startswith(PREFIX) or name == _ENGINE_KEY:
             continue
         table, _, key = name.removeprefix(PREFIX).lower().partition("__")
         if table == "store" and not key:

@@ -20,7 +20,7 @@ import numpy as np
 from embedfill.catalog.live import load_live, wanted_texts
 from embedfill.catalog.scan import Scanner
 from embedfill.config import Config
-from embedfill.errors import BillingError, UsageError
+from embedfill.errors import BillingError, StoreError, UsageError
 from embedfill.estimate import Estimate, estimate, rejected_texts, totals
 from embedfill.executors.local import LocalExecutor
 from embedfill.index.assemble import assemble
@@ -80,10 +80,13 @@ def run(config: Config, options: Options | None = None) -> Summary:
     Raises CorpusError, ConfigError, ProviderError … of `embedfill.errors`; nothing is published then.
     """
     run_ = _Run(open_project(config), options or Options())
-    for _ in range(_PUBLISH_TRIES):
-        if run_.once():
-            break
-    return run_.summary
+    with run_.project.cache.in_use():
+        for _ in range(_PUBLISH_TRIES):
+            if run_.once():
+                return run_.summary
+    raise StoreError(
+        f"other runs published {_PUBLISH_TRIES} times while this one was at it", "run it again when they are done"
+    )
 
 
 @dataclass(slots=True)
@@ -182,6 +185,7 @@ class _Run:
             price_per_million=project.price,
             patience=patience_of(project.profile, project.config.batch),
             maker=this_maker(),
+            tidy=project.profile.name == "local",
             at=self.options.at,
         )
 
@@ -235,7 +239,7 @@ class _Run:
         summary.embedded = sum(outcome.vectors for outcome in self.outcomes)
         summary.batches = max(self.submitted, len(self.outcomes))
         summary.prompt_tokens = sum(outcome.prompt_tokens for outcome in self.outcomes)
-        summary.cost_usd = None if None in costs else sum(cost for cost in costs if cost is not None)
+        summary.cost_usd = None if None in costs else sum((cost for cost in costs if cost is not None), 0.0)
 
     def _describe(self, published: Publication) -> None:
         """The published snapshot's totals; zeros where nothing has been published."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfill.errors import UsageError
+from embedfill.errors import CorpusError, UsageError
 from embedfill.evaluate import (
     evaluate,
     mrr_at,
@@ -48,7 +48,7 @@ def test_means_count_judged_queries_only() -> None:
 
 @pytest.mark.parametrize("run", [{}, {"7": ["a"]}])
 def test_nothing_to_count_is_said(run: dict[str, list[str]]) -> None:
-    with pytest.raises(UsageError, match="no query has a relevant document"):
+    with pytest.raises((UsageError, CorpusError), match="no query has a relevant document"):
         evaluate(run, {"1": {"a": 1.0}})
 
 
@@ -93,7 +93,7 @@ def test_readers_take_integers_and_strings(tmp_path: Path) -> None:
 )
 def test_queries_that_cannot_be_read(tmp_path: Path, columns: dict, message: str, hint: str) -> None:
     pq.write_table(pa.table(columns), tmp_path / "q.parquet")
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises((UsageError, CorpusError), match=message) as caught:
         read_queries(tmp_path / "q.parquet")
     assert caught.value.hint == hint
 
@@ -101,15 +101,15 @@ def test_queries_that_cannot_be_read(tmp_path: Path, columns: dict, message: str
 @pytest.mark.parametrize("relevance", [["high"], [None], [math.nan]])
 def test_relevance_is_a_number(tmp_path: Path, relevance: list) -> None:
     pq.write_table(pa.table({"query_id": [1], "document_id": [1], "relevance": relevance}), tmp_path / "r.parquet")
-    with pytest.raises(UsageError, match=r"row 0: relevance = .*, expected a number"):
+    with pytest.raises((UsageError, CorpusError), match=r"row 0: relevance = .*, expected a number"):
         read_qrels(tmp_path / "r.parquet")
 
 
 def test_files_that_are_not_parquet(tmp_path: Path) -> None:
     (tmp_path / "q.parquet").write_text("query_id,text")
-    with pytest.raises(UsageError, match=r"q\.parquet: not a readable Parquet file"):
+    with pytest.raises((UsageError, CorpusError), match=r"q\.parquet: not a readable Parquet file"):
         read_queries(tmp_path / "q.parquet")
-    with pytest.raises(UsageError, match=r"none\.parquet: no such file"):
+    with pytest.raises((UsageError, CorpusError), match=r"none\.parquet: no such file"):
         read_qrels(tmp_path / "none.parquet")
 
 
@@ -121,5 +121,5 @@ def test_write_ranking(tmp_path: Path) -> None:
     assert [row["query_id"] for row in rows] == ["q1", "q1", "q3"]
     write_ranking(tmp_path / "none.parquet", [])
     assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
-    with pytest.raises(UsageError, match="could not be written"):
+    with pytest.raises((UsageError, CorpusError), match="could not be written"):
         write_ranking(tmp_path / "absent" / "out.parquet", [])

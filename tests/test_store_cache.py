@@ -107,11 +107,19 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         cache.scratch("raw")
 
 
-def test_scratch_folders_are_cleared(cache: Cache) -> None:
-    (cache.scratch("raw", "batch-1") / "output.jsonl").write_bytes(b"x")
-    cache.clear_scratch()
-    cache.clear_scratch()
-    assert not (cache.root / "scratch").exists()
+def test_what_killed_runs_left_is_cleared_but_for_downloads(cache: Cache) -> None:
+    (cache.scratch("tables") / "half.parquet").write_bytes(b"x")
+    (cache.scratch("outputs", "batch-1") / "output.jsonl.part").write_bytes(b"x")
+    with cache.in_use():
+        assert [path.name for path in (cache.root / "scratch").iterdir()] == ["outputs"]
+        assert (cache.scratch("outputs", "batch-1") / "output.jsonl.part").exists()
+
+
+def test_scratch_space_that_another_run_uses_is_left_alone(cache: Cache) -> None:
+    with cache.in_use():
+        (cache.scratch("tables") / "half.parquet").write_bytes(b"x")
+        with cache.in_use():
+            assert (cache.scratch("tables") / "half.parquet").exists()
 
 
 def test_the_default_root_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

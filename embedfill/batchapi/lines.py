@@ -72,10 +72,17 @@ def parse_result(line: bytes) -> ResultLine:
         return ResultLine(name, status, body, "", "", ran=True)
     inner = body.get("error") if isinstance(body, dict) else None
     code, message = _words(inner or error)
-    return ResultLine(name, status, None, code or f"http_{status}", message or str(body)[:500], ran=status >= 400)
+    return ResultLine(name, status, None, code or f"http_{status}", message or _shown(body)[:500], ran=status >= 400)
 
 
 def _words(error: object) -> tuple[str, str]:
     if isinstance(error, dict):
-        return str(error.get("code") or error.get("type") or ""), str(error.get("message") or "")
-    return "", str(error or "")
+        return _shown(error.get("code") or error.get("type") or ""), _shown(error.get("message") or "")
+    return "", _shown(error or "")
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except RecursionError:  # JSON may be nested deeper than Python can show
+        return type(value).__name__

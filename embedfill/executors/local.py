@@ -1,6 +1,7 @@
 """Processes of this machine. Small work stays in this process: starting others costs more than it saves."""
 
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -49,5 +50,13 @@ class LocalExecutor:
     def _submit(self, function: Callable[[Item], Result], item: Any) -> Future[Result]:  # noqa: ANN401
         if self._pool is None:
             # Spawned, not forked: a forked child of a process with running threads may hang.
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_one_thread)
         return self._pool.submit(function, item)
+
+
+def _one_thread() -> None:
+    """There is a process per core already: libraries that would start a thread per core in each are told not to."""
+    for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,25 +1,28 @@
 """The output and error file of one ended batch, against its shard, to a pack and the provider's refusals.
 
 Lines may come in any order. A request counts once: of equal lines the first is used, of different ones the first
-success; the others are kept for inspection. Whatever is missing or unusable is simply not in the pack.
+success; the others are kept for inspection. Whatever is missing or unusable is simply not in the pack; an embedding
+that makes no sense costs its text a try, one of another length than configured does not: that is not the text's fault.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from embedfill import ids
 from embedfill.batchapi.lines import ResultLine, lines_of, parse_result, request_number
 from embedfill.ids import IdArray
-from embedfill.loader.decode import BadDataError, prompt_tokens, vectors_of
+from embedfill.loader.decode import BadDataError, Decoded, prompt_tokens, vectors_of
 from embedfill.loader.packs import PackWriter
 from embedfill.records import Refusal
 
 _KEEP_LINES = 20  # odd lines kept for inspection, at most
 _KEEP_BYTES = 2_000
+_KEEP_CODE = 64  # characters of an error code
+_BAD_VECTOR = "the provider's embedding of it is null, not finite, all zeros or no vector at all"
+_KEEP_KINDS = 64  # kinds of anomalies; codes are the provider's, and could be different in every line
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ class Requests:
 
 @dataclass(slots=True)
 class Loaded:
-    """What a batch brought. `anomalies` counts what was odd, by kind; `odd_lines` are the first of them."""
+    """What a batch brought. `refusals` are the provider's errors, `unusable` its answers that made no sense, per text.
+    `anomalies` counts what was odd, by kind; `odd_lines` are the first of them."""
 
     vectors: int = 0
     prompt_tokens: int = 0
     ids: bytes = b""
     refusals: list[Refusal] = field(default_factory=list)
+    unusable: list[Refusal] = field(default_factory=list)
     anomalies: Counter[str] = field(default_factory=Counter)
     odd_lines: list[str] = field(default_factory=list)
 
@@ -58,8 +63,9 @@ class _Loading:
     def __init__(self, requests: Requests, dimensions: int) -> None:
         self.requests = requests
         self.dimensions = dimensions
-        self.done: dict[int, int] = {}  # request -> hash of the line that was used
+        self.done: dict[int, bytes] = {}  # request -> digest of the line that was used
         self.failed: dict[int, ResultLine] = {}
+        self.unusable: dict[int, BadDataError] = {}
         self.loaded = Loaded()
 
     def run(self, files: list[Path], pack: Path) -> Loaded:
@@ -67,10 +73,14 @@ class _Loading:
             for file in files:
                 for line in lines_of(file):
                     self._line(line, writer)
-        self.loaded.vectors = writer.rows
-        self.loaded.ids = writer.sorted_ids()
-        self.loaded.refusals = list(self._refusals())
-        return self.loaded
+        loaded = self.loaded
+        loaded.vectors = writer.rows
+        loaded.ids = writer.sorted_ids()
+        for request, result in self.failed.items():
+            loaded.refusals += self._refusals(request, result)
+        for request, error in self.unusable.items():
+            loaded.unusable += self._refused(request, error.kind, f"the provider's answer cannot be used: {error}")
+        return loaded
 
     def _line(self, line: bytes, writer: PackWriter) -> None:
         try:
@@ -82,45 +92,57 @@ class _Loading:
             return self._odd("foreign_custom_id", line)
         if result.body is None:
             return self._failure(request, result)
-        return self._success(request, result, line, writer)
+        return self._success(request, result.body, line, writer)
 
-    def _success(self, request: int, result: ResultLine, line: bytes, writer: PackWriter) -> None:
-        mark = hash(line)
+    def _success(self, request: int, body: Mapping[str, Any], line: bytes, writer: PackWriter) -> None:
+        mark = ids.digest("line", line)
         if request in self.done:
             return self._odd("repeated_line" if self.done[request] == mark else "conflicting_line", line)
         text_ids = self.requests.ids_of(request)
-        assert result.body is not None
-        self.loaded.prompt_tokens += prompt_tokens(result.body)
+        self.loaded.prompt_tokens += prompt_tokens(body)
         try:
-            vectors = vectors_of(result.body, len(text_ids), self.dimensions)
+            decoded = vectors_of(body, len(text_ids), self.dimensions)
         except BadDataError as error:
+            self.unusable[request] = error
             return self._odd(error.kind, line)
         self.done[request] = mark
-        good = ~np.isnan(vectors[:, 0])
-        if not good.all():
-            self._odd("bad_vector", line, int((~good).sum()))
-        writer.add(text_ids[good], vectors[good])
+        self._bad_rows(text_ids, decoded, line)
+        writer.add(text_ids[decoded.good], decoded.vectors[decoded.good])
         return None
+
+    def _bad_rows(self, text_ids: IdArray, decoded: Decoded, line: bytes) -> None:
+        if other := int(decoded.other_length.sum()):
+            self._odd("wrong_dimensions", line, other)
+        bad = text_ids[~(decoded.good | decoded.other_length)]
+        if len(bad):
+            self._odd("bad_vector", line, len(bad))
+        for text in ids.tolist(bad):
+            self.loaded.unusable.append(Refusal(text.hex(), "bad_vector", _BAD_VECTOR, alone=True))
 
     def _failure(self, request: int, result: ResultLine) -> None:
         if result.ran:
             self.failed[request] = result
         else:
-            self.loaded.anomalies[result.code] += 1  # never ran: expired, cancelled or unknown; costs no try
+            self._count(result.code)  # never ran: expired, cancelled or unknown; costs no try
 
-    def _refusals(self) -> Iterator[Refusal]:
+    def _refusals(self, request: int, result: ResultLine) -> list[Refusal]:
         """The provider's error for a request, as one for each of its texts. A success of the same request wins."""
-        for request, result in self.failed.items():
-            if request in self.done:
-                continue
-            text_ids = ids.tolist(self.requests.ids_of(request))
-            if result.status in (408, 409, 429) or result.status >= 500:
-                self.loaded.anomalies[result.code] += 1  # the provider's own trouble says nothing of the text
-                continue
-            for text in text_ids:
-                yield Refusal(text.hex(), result.code, result.message[:_KEEP_BYTES], alone=len(text_ids) == 1)
+        if result.status in (408, 409, 429) or result.status >= 500:
+            self._count(result.code)  # the provider's own trouble says nothing of the text
+            return []
+        return self._refused(request, result.code[:_KEEP_CODE], result.message[:_KEEP_BYTES])
+
+    def _refused(self, request: int, code: str, message: str) -> list[Refusal]:
+        if request in self.done:
+            return []
+        text_ids = ids.tolist(self.requests.ids_of(request))
+        return [Refusal(text.hex(), code, message, alone=len(text_ids) == 1) for text in text_ids]
 
     def _odd(self, kind: str, line: bytes, count: int = 1) -> None:
-        self.loaded.anomalies[kind] += count
+        self._count(kind, count)
         if kind != "repeated_line" and len(self.loaded.odd_lines) < _KEEP_LINES:
             self.loaded.odd_lines.append(f"{kind}: {line[:_KEEP_BYTES].decode(errors='replace')}")
+
+    def _count(self, kind: str, count: int = 1) -> None:
+        anomalies, kind = self.loaded.anomalies, kind[:_KEEP_CODE]
+        anomalies[kind if kind in anomalies or len(anomalies) < _KEEP_KINDS else "other"] += count

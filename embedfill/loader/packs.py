@@ -44,12 +44,13 @@ class PackWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-        if kind is None:
-            self._temp.replace(self.path)
-        else:
+        try:
+            if kind is None:
+                self._flush(self._held_rows)
+            self._writer.close()
+            if kind is None:
+                self._temp.replace(self.path)
+        finally:
             self._temp.unlink(missing_ok=True)
 
     def add(self, text_ids: IdArray, vectors: Vectors) -> None:
@@ -58,24 +59,25 @@ class PackWriter:
         self._held_rows += len(text_ids)
         self.rows += len(text_ids)
         if self._held_rows >= ROW_GROUP:
-            self._flush()
+            self._flush(self._held_rows - self._held_rows % ROW_GROUP)
 
     def sorted_ids(self) -> bytes:
         """All ids, sorted, 16 bytes each: the object that lies beside the pack."""
         return np.sort(np.concatenate([ids.array([]), *self._ids])).tobytes()
 
-    def _flush(self) -> None:
-        if not self._held:
+    def _flush(self, rows: int) -> None:
+        """Writes the first `rows` of what is held, and holds the rest."""
+        if not rows:
             return
         text_ids = np.concatenate([held[0] for held in self._held])
-        vectors = np.ascontiguousarray(np.concatenate([held[1] for held in self._held]), dtype=np.float32)
+        vectors = np.concatenate([held[1] for held in self._held], dtype=np.float32)
         column = pa.FixedSizeListArray.from_arrays(
-            pa.array(vectors.reshape(-1)), type=self._schema.field("vector").type
+            pa.array(vectors[:rows].reshape(-1)), type=self._schema.field("vector").type
         )
-        batch = pa.record_batch([ids.to_arrow(text_ids), column], schema=self._schema)
+        batch = pa.record_batch([ids.to_arrow(text_ids[:rows]), column], schema=self._schema)
         self._writer.write_table(pa.Table.from_batches([batch]), row_group_size=ROW_GROUP)
-        self._ids.append(text_ids)
-        self._held, self._held_rows = [], 0
+        self._ids.append(text_ids[:rows])
+        self._held, self._held_rows = [(text_ids[rows:], vectors[rows:].copy())], self._held_rows - rows
 
 
 def read_pack(path: Path, batch_rows: int = 4096) -> Iterator[tuple[IdArray, Vectors]]:

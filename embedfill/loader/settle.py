@@ -4,7 +4,7 @@ What an outcome refers to is there before the outcome; the tracker writes the ou
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from embedfill.store.base import Store
 from embedfill.store.cache import Cache
 from embedfill.tracker.shards import shard_ids
 from embedfill.tracker.state import ShardState
+
+_KEEP_ERRORS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,6 @@ class Settler:
 
     def _outcome(self, state: ShardState, batch: Batch, loaded: Loaded, packs: tuple[str, ...]) -> Outcome:
         tokens = batch.usage.input_tokens if batch.usage and batch.usage.input_tokens else loaded.prompt_tokens
-        errors = [f"{error.code}: {error.message}" for error in batch.errors.data[:20]] if batch.errors else []
         return Outcome(
             shard=state.shard.id,
             attempt=state.attempt,
@@ -81,15 +82,23 @@ class Settler:
             packs=packs,
             refusals=self._put_refusals(loaded),
             anomalies=dict(sorted(loaded.anomalies.items())),
-            errors=tuple(errors),
+            errors=tuple(_errors(batch, loaded)),
         )
 
     def _put_refusals(self, loaded: Loaded) -> str | None:
-        """The provider's errors per text and the lines that made no sense, as one small object; None without any."""
-        if not loaded.refusals and not loaded.odd_lines:
+        """What cost texts a try and the lines that made no sense, as one small object; None without any."""
+        if not loaded.refusals and not loaded.unusable and not loaded.odd_lines:
             return None
-        refusals = sorted(loaded.refusals, key=lambda refusal: refusal.text_id)
+        refusals = sorted([*loaded.refusals, *loaded.unusable], key=lambda refusal: (refusal.text_id, refusal.code))
         data = ids.canonical({"refusals": [asdict(one) for one in refusals], "odd_lines": sorted(loaded.odd_lines)})
         key = layout.refusals(self.space, ids.digest_hex("refusals", data))
         self.store.create(key, data)
         return key
+
+
+def _errors(batch: Batch, loaded: Loaded) -> Iterator[str]:
+    """The provider's words on the batch; where it brought nothing at all, also what was odd about it."""
+    for error in batch.errors.data[:_KEEP_ERRORS] if batch.errors else ():
+        yield f"{error.code}: {error.message}"
+    if loaded.anomalies and not loaded.vectors:
+        yield ", ".join(f"{kind} ({count:,})" for kind, count in loaded.anomalies.most_common(5))

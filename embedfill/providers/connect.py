@@ -55,7 +55,7 @@ def connect(config: Config, store: Store, cache: Cache) -> Iterator[BatchClient]
     """A client of the configured provider, for as long as the context lasts. Raises ConfigError without a key."""
     profile = profile_of(config)
     if profile.name == "local":
-        with LocalEngine(engine_data(config, store, cache)) as engine, BatchClient(engine.url) as client:
+        with LocalEngine(engine_data(config, store, cache)) as engine, BatchClient(engine.url, engine.key) as client:
 
             def revive() -> None:
                 engine.revive()

@@ -4,7 +4,10 @@ Whoever uses the engine holds a shared lock on `users.lock` in its data director
 `--while-used`, stops once nobody holds it: also when its users were killed, since the kernel drops their locks.
 """
 
+import contextlib
 import fcntl
+import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -15,6 +18,7 @@ from typing import IO, Self
 
 import httpx
 import orjson
+from pydantic import SecretStr
 
 from embedfill.errors import ProviderError
 
@@ -29,6 +33,7 @@ class LocalEngine:
     def __init__(self, data: Path, threads: int = 0) -> None:
         self.data = data
         self.url = ""
+        self.key = SecretStr("")
         self._threads = threads
         self._users: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -39,6 +44,7 @@ class LocalEngine:
         self._users = (self.data / "users.lock").open("ab")
         # An engine that is on its way out holds this lock until it has gone.
         fcntl.flock(self._users, fcntl.LOCK_SH)
+        self.key = _stable_key(self.data / "key")
         self.revive()
         return self
 
@@ -91,8 +97,9 @@ class LocalEngine:
         with (self.data / _LOG).open("ab") as log:
             # A session of its own: Ctrl-C in our terminal must not stop a line that it has in hand.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, "EMBEDFILL_ENGINE_KEY": self.key.get_secret_value()},
+            )  # fmt: skip
 
     def _explain(self, code: int) -> None:
         if code > 0:  # killed from outside (negative): start it again
@@ -100,3 +107,16 @@ class LocalEngine:
 
     def _log_hint(self) -> str:
         return f"its last words are in {self.data / _LOG}"
+
+
+def _stable_key(path: Path) -> SecretStr:
+    """The key of this data directory's engine, readable by its owner alone; made at first use."""
+    temp = path.with_name(f".key-{os.getpid()}-{secrets.token_hex(4)}")
+    if not path.exists():
+        descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor
+            file.write(secrets.token_urlsafe(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(temp, path)
+        temp.unlink()
+    return SecretStr(path.read_text())

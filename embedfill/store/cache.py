@@ -3,6 +3,7 @@
 Deleting it costs time, never a result. Claims, plans and publications are never cached: they decide something.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -69,8 +70,21 @@ class Cache:
         except (OSError, orjson.JSONDecodeError):
             return None
 
-    def clear_scratch(self) -> None:
-        shutil.rmtree(self.root / "scratch", ignore_errors=True)
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Holds the scratch space for a run. Whoever comes when nobody else is there first throws away what killed
+        runs left, but for downloads: those are gone on with."""
+        self.scratch()
+        with (self.root / "scratch.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for folder in self.scratch().iterdir():
+                    if folder.name != "outputs":
+                        shutil.rmtree(folder, ignore_errors=True)
+            except BlockingIOError:
+                pass
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
 
     def _fetch(self, key: str, temp: Path) -> None:
         self.store.fetch(key, temp)

@@ -59,6 +59,9 @@ class Collector:
             outcome = self.settle(shard, batch, self._download(batch, folder))
             self._write(state, shard, outcome)
             shutil.rmtree(folder, ignore_errors=True)
+        if self.account.tidy:
+            for file_id in filter(None, (batch.input_file_id, batch.output_file_id, batch.error_file_id)):
+                self.account.client.delete_file(file_id)
         return outcome
 
     def _download(self, batch: Batch, folder: Path) -> list[Path]:

@@ -38,6 +38,7 @@ class Account:
     price_per_million: float | None
     patience: Patience
     maker: Maker
+    tidy: bool = False  # delete a settled batch's files: they cost nothing but room on this machine
     mine: set[str] = field(default_factory=set)  # nonces of the claims that this process made and is done with posting
     at: Callable[[str], None] = lambda _point: None  # named points of the write order, for crash tests
 
