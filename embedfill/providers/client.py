@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -11,13 +12,19 @@ import pybase64
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from embedfill.batchapi.models import EMBEDDINGS, Batch, File, Page
-from embedfill.errors import MissingError, ProviderError, RefusedError, UnreachableError
+from embedfill.errors import ConfigError, MissingError, ProviderError, RefusedError, UnreachableError
 from embedfill.models.base import Vectors
 from embedfill.providers.download import download
 from embedfill.providers.retry import refusal, retrying
 
 Wire = TypeVar("Wire", bound=BaseModel)
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 class BatchClient:
@@ -33,7 +40,9 @@ class BatchClient:
         self.base_url = base_url.rstrip("/")
         self.revive: Callable[[], None] | None = None
         auth = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-        self._http = httpx.Client(headers={**auth, **(headers or {})}, timeout=_TIMEOUT, transport=transport)
+        sent = {**auth, **(headers or {})}
+        _check_headers(sent)
+        self._http = httpx.Client(headers=sent, timeout=_TIMEOUT, transport=transport)
 
     def __repr__(self) -> str:
         return f"BatchClient({self.base_url!r})"
@@ -57,7 +66,7 @@ class BatchClient:
         return retrying(send, self.revive)
 
     def file(self, file_id: str) -> File:
-        return _parse(File, self._again("GET", f"/files/{file_id}"))
+        return self._get(File, f"/files/{file_id}")
 
     def delete_file(self, file_id: str) -> None:
         """Deletes a file; one that is gone is no error."""
@@ -68,8 +77,8 @@ class BatchClient:
                 raise
 
     def create_batch(self, input_file_id: str, metadata: Mapping[str, str]) -> Batch:
-        """POST /batches, once. RefusedError with status < 500: nothing was made. UnreachableError, or a status of 500
-        and up: it is not known, so look the batch up before another is made."""
+        """POST /batches, once. Raises UnreachableError, or RefusedError with a status of 408 or from 500 up, where it is
+        not known whether a batch was made: look it up before another is made. Any other refusal: none was made."""
         body = {
             "input_file_id": input_file_id,
             "endpoint": EMBEDDINGS,
@@ -81,30 +90,37 @@ class BatchClient:
     def batch(self, batch_id: str) -> Batch | None:
         """The batch, or None where the provider knows none of that id."""
         try:
-            return _parse(Batch, self._again("GET", f"/batches/{batch_id}"))
+            return self._get(Batch, f"/batches/{batch_id}")
         except RefusedError as error:
             if error.status == 404:
                 return None
             raise
 
     def batches(self, page_size: int = 100) -> Iterator[Batch]:
-        """All batches of the account, newest first, page by page."""
+        """All batches of the account, newest first, page by page. Raises ProviderError where the pages do not go on."""
         after: dict[str, str] = {}
         while True:
-            page = _parse(Page, self._again("GET", "/batches", params={"limit": str(page_size), **after}))
+            page = self._get(Page, "/batches", params={"limit": str(page_size), **after})
             batches = [_parse_value(Batch, value) for value in page.data]
             yield from batches
             if not page.has_more or not batches:
                 return
-            after = {"after": page.last_id or batches[-1].id}
+            last = page.last_id or batches[-1].id
+            if last == after.get("after"):
+                raise ProviderError(f"{self.base_url}/batches gives the same page again after {last}")
+            after = {"after": last}
 
     def cancel(self, batch_id: str) -> None:
         """Asks for a batch to be cancelled; one that has ended, or is gone, is no error."""
-        try:
-            self._again("POST", f"/batches/{batch_id}/cancel")
-        except RefusedError as error:
-            if error.status not in (400, 404, 409):
-                raise
+
+        def ask() -> None:
+            try:
+                self._send("POST", f"/batches/{batch_id}/cancel")
+            except RefusedError as error:
+                if error.status not in (400, 404, 409):  # 409: it has ended, and to ask again would not change that
+                    raise
+
+        retrying(ask, self.revive)
 
     def download(self, file_id: str, path: Path) -> None:
         """Streams a file to `path`, resuming what is there, and checks its size. Raises MissingError (404)."""
@@ -117,18 +133,20 @@ class BatchClient:
             raise
 
     def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Vectors:
-        """The synchronous endpoint: float32, shape (len(texts), dimensions), in order."""
+        """The synchronous endpoint: float32, shape (len(texts), dimensions), in order, every value finite."""
         body: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": "base64"}
         if dimensions is not None:
             body["dimensions"] = dimensions
         response = self._again("POST", "/embeddings", json=body)
         try:
-            vectors = {item["index"]: _vector(item["embedding"]) for item in response.json()["data"]}
-            return np.stack([vectors[number] for number in range(len(texts))])
-        except (ValueError, KeyError, TypeError) as error:
+            return _embeddings(response.json()["data"], len(texts), dimensions)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ProviderError(
                 f"{self.base_url}/embeddings answered something else than embeddings: {error}"
             ) from None
+
+    def _get(self, kind: type[Wire], path: str, **options: Any) -> Wire:  # noqa: ANN401
+        return retrying(lambda: _parse(kind, self._send("GET", path, **options)), self.revive)
 
     def _again(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
         return retrying(lambda: self._send(method, path, **options), self.revive)
@@ -160,7 +178,25 @@ def _parse_value(kind: type[Wire], value: object) -> Wire:
         raise ProviderError(f"a {kind.__name__} in a listing is malformed: {error}") from None
 
 
+def _embeddings(data: list[dict[str, Any]], count: int, dimensions: int | None) -> Vectors:
+    """Raises ValueError, KeyError, TypeError or OverflowError where they are not just `count` finite vectors."""
+    vectors = {item["index"]: _vector(item["embedding"]) for item in data}
+    found = np.stack([vectors[number] for number in range(count)])
+    if found.ndim != 2 or not np.isfinite(found).all():
+        raise ValueError("numbers are missing")
+    if dimensions is not None and found.shape[1] != dimensions:
+        raise ValueError(f"{found.shape[1]} numbers each, where {dimensions} were asked for")
+    return found
+
+
 def _vector(value: str | list[float]) -> Vectors:
     if isinstance(value, str):
-        return np.frombuffer(pybase64.b64decode(value), dtype="<f4").astype(np.float32)
+        return np.frombuffer(pybase64.b64decode(value, validate=True), dtype="<f4").astype(np.float32)
     return np.asarray(value, dtype=np.float32)
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Refuses what HTTP cannot carry, before a library's error shows it: one of these is the key."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise ConfigError(name, "***", "a header cannot carry it: printable ASCII in one line is allowed")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from embedfill.config import Config, secret
 from embedfill.errors import ConfigError
 from embedfill.models.known import ModelInfo
-from embedfill.providers.client import BatchClient
+from embedfill.providers.client import BatchClient, is_loopback
 from embedfill.providers.local import LocalEngine
 from embedfill.providers.profiles import Profile, profile_of
 from embedfill.records import Space
@@ -37,8 +37,7 @@ def base_url(config: Config, profile: Profile) -> str:
 
 def is_paid(config: Config, profile: Profile) -> bool:
     """Whether submitting costs money: not on this machine."""
-    host = urlsplit(base_url(config, profile)).hostname or ""
-    return profile.paid and host not in ("localhost", "::1") and not host.startswith("127.")
+    return profile.paid and not is_loopback(base_url(config, profile))
 
 
 def engine_data(config: Config, store: Store, cache: Cache) -> Path:

@@ -84,7 +84,7 @@ class LocalEngine:
         try:
             found = orjson.loads((self.data / "engine.json").read_bytes())
             self.url = found["url"]
-            return httpx.get(self.url.removesuffix("/v1") + "/healthz", timeout=2.0).is_success
+            return httpx.get(self.url.removesuffix("/v1") + "/healthz", timeout=2.0, trust_env=False).is_success
         except (OSError, ValueError, KeyError, httpx.HTTPError):
             return False
 

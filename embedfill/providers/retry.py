@@ -62,12 +62,19 @@ def refusal(response: httpx.Response) -> RefusedError | BillingError:
         code, message = str(error.get("code") or error.get("type") or ""), str(error.get("message") or "")
     except (ValueError, KeyError, TypeError, AttributeError):
         message = response.text[:300]
+    message = _unseen(message, response.request)
     if code in BILLING_CODES:
         return BillingError(f"the provider refuses for its billing limit: {message}", "raise the limit, then run again")
     message = message or response.reason_phrase
     return RefusedError(
         response.status_code, code, message, _hint(response.status_code), retry_after_s(response.headers)
     )
+
+
+def _unseen(message: str, request: httpx.Request) -> str:
+    """The provider's words without the key that it may repeat in them."""
+    key = request.headers.get("authorization", "").removeprefix("Bearer ")
+    return message.replace(key, "***") if key else message
 
 
 def _hint(status: int) -> str:
