@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from embedfill.batchapi.models import EMBEDDINGS, Batch, File, Page
 from embedfill.errors import ConfigError, MissingError, ProviderError, RefusedError, UnreachableError
 from embedfill.models.base import Vectors
-from embedfill.providers.download import download
+from embedfill.providers.download import download, part_bytes
 from embedfill.providers.retry import refusal, retrying
 
 Wire = TypeVar("Wire", bound=BaseModel)
@@ -125,12 +125,23 @@ class BatchClient:
     def download(self, file_id: str, path: Path) -> None:
         """Streams a file to `path`, resuming what is there, and checks its size. Raises MissingError (404)."""
         try:
-            size = self.file(file_id).bytes
-            retrying(lambda: download(self._http, f"{self.base_url}/files/{file_id}/content", path, size), self.revive)
+            self._download(f"/files/{file_id}/content", path, self.file(file_id).bytes)
         except RefusedError as error:
             if error.status == 404:
                 raise MissingError(f"file {file_id} of the provider") from None
             raise
+
+    def _download(self, route: str, path: Path, size: int) -> None:
+        """Not given up as long as every few tries bring more of the file."""
+        most = part_bytes(path)
+        while True:
+            try:
+                return retrying(lambda: download(self._http, self.base_url + route, path, size), self.revive)
+            except UnreachableError:
+                have = part_bytes(path)
+                if have <= most:
+                    raise
+                most = have
 
     def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Vectors:
         """The synchronous endpoint: float32, shape (len(texts), dimensions), in order, every value finite."""

@@ -17,8 +17,8 @@ def download(http: httpx.Client, url: str, path: Path, size: int) -> None:
     connection ends early (try again: it resumes), ProviderError when the sizes do not agree.
     """
     part, tag = path.with_name(path.name + ".part"), path.with_name(path.name + ".etag")
-    if size and part.exists() and part.stat().st_size == size:
-        part.replace(path)
+    if size and part_bytes(path) == size:
+        _finish(path, part, tag)
         return
     try:
         expected = _stream(http, url, part, tag)
@@ -33,6 +33,16 @@ def download(http: httpx.Client, url: str, path: Path, size: int) -> None:
     if wanted is not None and got > wanted:
         part.unlink()
         raise ProviderError(f"{url} gave {got:,} bytes where the provider names {wanted:,}")
+    _finish(path, part, tag)
+
+
+def part_bytes(path: Path) -> int:
+    """How much of a download to `path` is there so far."""
+    part = path.with_name(path.name + ".part")
+    return part.stat().st_size if part.exists() else 0
+
+
+def _finish(path: Path, part: Path, tag: Path) -> None:
     part.replace(path)
     tag.unlink(missing_ok=True)
 
@@ -50,13 +60,14 @@ def _stream(http: httpx.Client, url: str, part: Path, tag: Path) -> int | None:
         if not response.is_success:
             response.read()
             raise refusal(response)
-        resumed = response.status_code == 206 and _range_start(response) == have
+        resumed = response.status_code == 206 and _goes_on(response, have, etag)
         if response.status_code == 206 and not resumed:
             part.unlink(missing_ok=True)
             raise UnreachableError(f"{url} answered another range than was asked", "run again: it starts anew")
-        _keep_tag(tag, response.headers.get("etag", ""))
-        with part.open("ab" if resumed else "wb") as file:
-            for block in response.iter_raw(_BLOCK):
+        with part.open("ab" if resumed else "wb", _BLOCK) as file:
+            if not resumed:  # only once the old bytes are gone may the new tag stand beside them
+                _keep_tag(tag, response.headers.get("etag", ""))
+            for block in response.iter_raw():  # as they come: what is held back when the connection ends is lost
                 file.write(block)
         length = response.headers.get("content-length")
         return int(length) + (have if resumed else 0) if length else None
@@ -76,7 +87,7 @@ def _keep_tag(tag: Path, etag: str) -> None:
         tag.unlink(missing_ok=True)
 
 
-def _range_start(response: httpx.Response) -> int:
+def _goes_on(response: httpx.Response, have: int, etag: str) -> bool:
+    """Whether a 206 begins at byte `have` of the very file that we have the beginning of."""
     unit, _, rest = response.headers.get("content-range", "").partition(" ")
-    start = rest.partition("-")[0]
-    return int(start) if unit == "bytes" and start.isdigit() else -1
+    return bool(have) and unit == "bytes" and rest.startswith(f"{have}-") and response.headers.get("etag", etag) == etag

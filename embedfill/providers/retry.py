@@ -1,5 +1,6 @@
 """Trying again, for requests that may be sent twice without harm. POST /batches never comes here."""
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -48,27 +49,27 @@ def retry_after_s(headers: httpx.Headers) -> float | None:
     """Seconds that the answer asks to wait, at most a minute; None where it does not say."""
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
-            return min(_CAP_S, max(0.0, float(headers[name]) * scale))
+            seconds = float(headers[name]) * scale
         except (KeyError, ValueError):
             continue
+        if not math.isnan(seconds):
+            return min(_CAP_S, max(0.0, seconds))
     return None
 
 
 def refusal(response: httpx.Response) -> RefusedError | BillingError:
     """The provider's error envelope as an exception of ours. The response's body has been read."""
-    code, message = "", ""
     try:
         error = response.json()["error"]
         code, message = str(error.get("code") or error.get("type") or ""), str(error.get("message") or "")
+        param = str(error["param"]) if error.get("param") else None
     except (ValueError, KeyError, TypeError, AttributeError):
-        message = response.text[:300]
-    message = _unseen(message, response.request)
+        code, message, param = "", response.text[:300], None
+    message = _unseen(message, response.request) or response.reason_phrase
     if code in BILLING_CODES:
         return BillingError(f"the provider refuses for its billing limit: {message}", "raise the limit, then run again")
-    message = message or response.reason_phrase
-    return RefusedError(
-        response.status_code, code, message, _hint(response.status_code), retry_after_s(response.headers)
-    )
+    status, pause_s = response.status_code, retry_after_s(response.headers)
+    return RefusedError(status, code, message, _hint(status), pause_s, param)
 
 
 def _unseen(message: str, request: httpx.Request) -> str:
