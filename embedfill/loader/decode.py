@@ -47,9 +47,8 @@ def vectors_of(body: Mapping[str, Any], inputs: int, dimensions: int) -> Decoded
         if row is not None and len(row) == dimensions:
             vectors[index] = row
         else:
-            other_length[index] = row is not None
-    good: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-    return Decoded(vectors, good, other_length)
+            other_length[index] = row is not None and len(row) > 0
+    return Decoded(vectors, np.asarray(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)), other_length)
 
 
 def _by_index(data: list[Any]) -> Iterator[tuple[int, object]]:

@@ -80,12 +80,15 @@ class PackWriter:
         self._held, self._held_rows = [(text_ids[rows:], vectors[rows:].copy())], self._held_rows - rows
 
 
-def read_pack(path: Path, batch_rows: int = 4096) -> Iterator[tuple[IdArray, Vectors]]:
-    """Streams a pack: ids, shape (n,), and vectors, float32, shape (n, dimensions), n at most `batch_rows`."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_rows):
-            vectors: NDArray[np.float32] = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
-            yield ids.from_arrow(batch.column("text_id")), vectors.reshape(batch.num_rows, -1)
+def read_pack(path: Path) -> Iterator[tuple[IdArray, Vectors]]:
+    """Streams a pack by row group: ids, shape (n,), and vectors, float32, shape (n, dimensions)."""
+    # Not iter_batches: that holds on to much of the file, whatever its settings.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        dimensions = file.schema_arrow.field("vector").type.list_size
+        for number in range(file.num_row_groups):
+            group = file.read_row_group(number, use_threads=False).combine_chunks()
+            vectors: NDArray[np.float32] = group.column("vector").chunk(0).flatten().to_numpy()
+            yield ids.from_arrow(group.column("text_id")), vectors.reshape(-1, dimensions)
 
 
 def row_ids(path: Path) -> IdArray:
