@@ -45,7 +45,7 @@ make_environment() {
   if is_usable; then fingerprint > "$venv/.stamp-made"; return; fi
   local base
   base="$(find_python)"
-  say "making .venv with $("$base" --version)"
+  say "making ${venv##*/} with $("$base" --version)"
   "$base" -m venv --clear "$venv" || fail "could not make $venv (see above)"
   fingerprint > "$venv/.stamp-made"
 }
