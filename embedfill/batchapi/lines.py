@@ -1,5 +1,6 @@
 """The lines of batch files: one request each. Writing them, and reading result lines without judging them."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,9 @@ def parse_result(line: bytes) -> ResultLine:
     try:
         raw = orjson.loads(line)
     except orjson.JSONDecodeError as problem:
-        raise ValueError(f"not JSON: {problem}") from None
+        raw = _with_constants(line)
+        if raw is None:
+            raise ValueError(f"not JSON: {problem}") from None
     if not isinstance(raw, dict):
         raise ValueError("not a JSON object")
     name = raw["custom_id"] if isinstance(raw.get("custom_id"), str) else None
@@ -73,6 +76,16 @@ def parse_result(line: bytes) -> ResultLine:
     inner = body.get("error") if isinstance(body, dict) else None
     code, message = _words(inner or error)
     return ResultLine(name, status, None, code or f"http_{status}", message or _shown(body)[:500], ran=status >= 400)
+
+
+def _with_constants(line: bytes) -> Any:  # noqa: ANN401
+    """A line that is JSON but for the words NaN and Infinity, which some servers write, with null for them; else None."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return None
+    try:
+        return orjson.loads(orjson.dumps(json.loads(line, parse_constant=lambda _: None)))
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def _words(error: object) -> tuple[str, str]:
