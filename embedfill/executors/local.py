@@ -58,12 +58,11 @@ class LocalExecutor:
             raise WorldError("a worker process ended in the middle of its work", hint) from None
 
     def _submit(self, function: Callable[[Item], Result], item: Any) -> Future[Result]:  # noqa: ANN401
-        if self._pool is not None:
-            return self._pool.submit(function, item)
-        # Spawned, not forked: a forked child of a process with running threads may hang.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_prepare)
-        with _interrupts_held():  # the first submission starts the processes
+        if self._pool is None:
+            # Spawned, not forked: a forked child of a process with running threads may hang.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_prepare)
+        with _interrupts_held():  # any submission may start a process, while there are fewer than `workers`
             return self._pool.submit(function, item)
 
 
