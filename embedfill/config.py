@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -109,6 +110,7 @@ class EmbeddingConfig(_Table):
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"https?://[^/\s]+\S*", value):
             raise ValueError("an http:// or https:// URL")
+        int(urlsplit(value or "").port or 0)  # raises ValueError for what no client could connect to
         return value.rstrip("/") if value else value
 
 

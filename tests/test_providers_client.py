@@ -235,6 +235,14 @@ def test_nobody_at_the_address_is_unreachable(impatient: None, upload: Path) -> 
     assert "http://127.0.0.1:9/v1" in raised.value.message and "base_url" in raised.value.hint
 
 
+def test_a_proxy_is_not_asked_for_this_machine(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with BatchClient(provider.url) as client:
+        assert list(client.batches()) == []
+    with BatchClient("http://provider.example/v1") as client, pytest.raises(UnreachableError, match="refused"):
+        client.file("file-1")
+
+
 def test_a_lost_connection_revives_the_server(client: BatchClient, provider: Provider) -> None:
     """The local engine may come back at another port."""
     revived = []

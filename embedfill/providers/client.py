@@ -1,5 +1,6 @@
 """The HTTP client of the Files + Batches API. Streams both ways; retries everything but POST /batches."""
 
+import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,10 @@ _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 def is_loopback(url: str) -> bool:
     """Whether a URL leads to this machine."""
     host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class BatchClient:
@@ -42,7 +46,8 @@ class BatchClient:
         auth = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         sent = {**auth, **(headers or {})}
         _check_headers(sent)
-        self._http = httpx.Client(headers=sent, timeout=_TIMEOUT, transport=transport)
+        proxies = not is_loopback(base_url)  # a proxy of the environment's cannot reach this machine's own servers
+        self._http = httpx.Client(headers=sent, timeout=_TIMEOUT, transport=transport, trust_env=proxies)
 
     def __repr__(self) -> str:
         return f"BatchClient({self.base_url!r})"

@@ -28,7 +28,7 @@ def origin_of(config: Config, profile: Profile) -> str:
     if profile.name == "local":
         return "local"
     parts = urlsplit(base_url(config, profile))
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
 
 def base_url(config: Config, profile: Profile) -> str:

@@ -24,6 +24,7 @@ from embedfill.errors import ProviderError
 
 _START_S = 60.0
 _STOP_S = 10.0
+_STARTS = 3  # that fail: one may, where another run's engine has the directory already and does not answer yet
 _LOG = "engine.log"
 
 
@@ -40,17 +41,31 @@ class LocalEngine:
         self._reviving = threading.Lock()
 
     def __enter__(self) -> Self:
-        self.data.mkdir(parents=True, exist_ok=True)
-        self._users = (self.data / "users.lock").open("ab")
-        # An engine that is on its way out holds this lock until it has gone.
-        fcntl.flock(self._users, fcntl.LOCK_SH)
-        self.key = _stable_key(self.data / "key")
-        self.revive()
+        try:
+            self._take()
+            self.revive()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave()
+
+    def _take(self) -> None:
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+            self._users = (self.data / "users.lock").open("ab")
+            # An engine that is on its way out holds this lock until it has gone.
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+            self.key = _stable_key(self.data / "key")
+        except OSError as error:
+            message = f"the local engine cannot use the directory {self.data}: {error.strerror}"
+            raise ProviderError(message, "give one that can be written as engine.data") from error
+
+    def _leave(self) -> None:
         if self._users is not None:
             self._stop_if_last(self._users)
             self._users.close()
@@ -72,25 +87,27 @@ class LocalEngine:
     def revive(self) -> None:
         """Makes sure that an engine answers at `url`. Raises ProviderError when it cannot be started."""
         with self._reviving:
-            deadline = time.monotonic() + _START_S
+            deadline, failed = time.monotonic() + _START_S, 0
             while not self._answers():
-                if self._process is None or self._process.poll() is not None:
+                code = self._process.poll() if self._process else 0
+                if code is not None:
+                    failed += code > 0  # killed from outside (negative): it is started again
+                    self._check(failed, code)
                     self._start()
                 if time.monotonic() > deadline:
                     raise ProviderError(f"the local engine did not answer within {_START_S:.0f} s", self._log_hint())
                 time.sleep(0.05)
 
     def _answers(self) -> bool:
+        """Whether the engine that announced itself here answers, and to our key: another server may have its port now."""
         try:
-            found = orjson.loads((self.data / "engine.json").read_bytes())
-            self.url = found["url"]
-            return httpx.get(self.url.removesuffix("/v1") + "/healthz", timeout=2.0, trust_env=False).is_success
-        except (OSError, ValueError, KeyError, httpx.HTTPError):
+            self.url = str(orjson.loads((self.data / "engine.json").read_bytes())["url"])
+            headers = {"Authorization": f"Bearer {self.key.get_secret_value()}"}
+            return httpx.get(self.url + "/models", headers=headers, timeout=2.0, trust_env=False).is_success
+        except (OSError, ValueError, TypeError, KeyError, httpx.HTTPError, httpx.InvalidURL):
             return False
 
     def _start(self) -> None:
-        if self._process is not None and self._process.returncode:
-            self._explain(self._process.returncode)
         command = [sys.executable, "-m", "embedfill.engine", "--port", "0", "--data", str(self.data), "--while-used"]
         if self._threads:
             command += ["--threads", str(self._threads)]
@@ -101,8 +118,8 @@ class LocalEngine:
                 env={**os.environ, "EMBEDFILL_ENGINE_KEY": self.key.get_secret_value()},
             )  # fmt: skip
 
-    def _explain(self, code: int) -> None:
-        if code > 0:  # killed from outside (negative): start it again
+    def _check(self, failed: int, code: int) -> None:
+        if failed >= _STARTS:
             raise ProviderError(f"the local engine stopped with exit code {code}", self._log_hint())
 
     def _log_hint(self) -> str:
