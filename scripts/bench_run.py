@@ -10,6 +10,7 @@ project's interpreter:
 """
 
 import argparse
+import itertools
 import json
 import random
 import shutil
@@ -32,9 +33,9 @@ def texts(count: int, start: int = 0) -> Iterator[str]:
     """Short texts of 8 to 30 words, all different, with a skewed vocabulary as language has."""
     chance = random.Random(7)
     words = ["".join(chance.choice("aeioubcdfglmnprst") for _ in range(chance.randint(2, 9))) for _ in range(20_000)]
-    ranks = [1 / (rank + 3) for rank in range(len(words))]
+    weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(words))))
     for number in range(start, start + count):
-        yield f"{number} " + " ".join(chance.choices(words, ranks, k=chance.randint(8, 30)))
+        yield f"{number} " + " ".join(chance.choices(words, cum_weights=weights, k=chance.randint(8, 30)))
 
 
 def write_corpus(folder: Path, count: int) -> None:
