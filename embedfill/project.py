@@ -48,6 +48,7 @@ class Project:
             inputs_per_request=batch.inputs_per_request,
             max_inputs=batch.max_inputs,
             shard_tokens=quota.shard_tokens,
+            model=self.model.name,
         )
 
     def quota(self) -> Quota:

@@ -26,7 +26,7 @@ SHARD_SCHEMA = pa.schema(
         pa.field("tokens", pa.int32(), False),
     ]
 )
-_LINE_BYTES = 220  # of a request line around its inputs, at most
+_LINE_BYTES = 180  # of a request line around its inputs and the model's name, at most
 _OUTPUT_ITEM_BYTES = 60  # of a result line around one embedding
 _FLOAT_CHARS = 22  # of one JSON float, at most
 _ROW_GROUP = 4096
@@ -34,7 +34,8 @@ _ROW_GROUP = 4096
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How full requests and shards may get. `shard_tokens` is a quarter of the quota where there is one."""
+    """How full requests and shards may get. `shard_tokens` is a quarter of the quota where there is one; the `model`'s
+    name stands in every request."""
 
     limits: Limits
     dimensions: int
@@ -42,6 +43,12 @@ class Packing:
     inputs_per_request: int
     max_inputs: int
     shard_tokens: int | None
+    model: str = ""
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes of a request line around its inputs, at most."""
+        return _LINE_BYTES + len(orjson.dumps(self.model))
 
     @property
     def inputs(self) -> int:
@@ -82,7 +89,7 @@ class Packer:
         shard = self._open
         if alone or self._alone or not shard.requests or not self._fits_request(tokens):
             shard.requests += 1
-            shard.file_bytes += _LINE_BYTES
+            shard.file_bytes += self.packing.line_bytes
             self._inputs = self._tokens = 0
         self._alone = alone
         self._inputs += 1
@@ -106,7 +113,7 @@ class Packer:
         return (
             len(shard.rows) < packing.inputs
             and shard.requests < packing.limits.batch_requests
-            and shard.file_bytes + size + _LINE_BYTES <= packing.limits.file_bytes
+            and shard.file_bytes + size + packing.line_bytes <= packing.limits.file_bytes
             and (packing.shard_tokens is None or shard.tokens + tokens <= packing.shard_tokens)
         )
 
@@ -142,10 +149,13 @@ def shard_ids(path: Path) -> tuple[IdArray, NDArray[np.int32]]:
 def write_batch_file(path: Path, out: Path, shard: str, model: str, encoding: str, dimensions: int | None) -> None:
     """The JSONL batch file of a shard, streaming; it appears at `out` when it is whole."""
     temp = out.with_name(out.name + ".part")
-    with temp.open("wb", buffering=1 << 20) as file:
-        for request, texts in _requests(path):
-            file.write(request_line(custom_id(shard, request), model, texts, encoding, dimensions))
-    temp.replace(out)
+    try:
+        with temp.open("wb", buffering=1 << 20) as file:
+            for request, texts in _requests(path):
+                file.write(request_line(custom_id(shard, request), model, texts, encoding, dimensions))
+        temp.replace(out)
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def _requests(path: Path) -> Iterator[tuple[int, list[str]]]:
