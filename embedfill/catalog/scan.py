@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embedfill import ids
 from embedfill.catalog.live import KeyIndex, Live, chunk_versions, corpus_rejections, load_live
 from embedfill.catalog.tables import DOCUMENT_SCHEMA, TableWriter, load, save, write_bytes
-from embedfill.chunker.tables import CHUNK_SCHEMA, ChunkedBatch, chunk_documents, document_version
+from embedfill.chunker.tables import CHUNK_SCHEMA, TEMPLATE_TOO_LONG, ChunkedBatch, chunk_documents, document_version
 from embedfill.config import Config
-from embedfill.corpus.parquet import Rows, read_part
+from embedfill.corpus.parquet import Rows, count_rows, read_part
 from embedfill.corpus.parts import Part, fingerprint, list_parts, trusted
 from embedfill.corpus.spec import CorpusSpec
 from embedfill.errors import MissingError
@@ -116,12 +115,15 @@ class _Scan:
     chunked: IdSet = field(init=False)
     tables: dict[str, IdArray] = field(init=False)
     known: KeyIndex = field(init=False)
+    standing: list[bytes] = field(init=False)  # rejections of the parts that are not read, as lines
+    held: dict[str, str] = field(init=False)  # ids of documents among them that were rejected for their length: part
 
     def run(self) -> Catalog | None:
         scanner = self.scanner
         self.live = load_live(scanner.cache, self.base.documents if self.base else ())
         self.order = {part.name: number for number, part in enumerate(self.parts)}
         self.known = KeyIndex(self.live.keys)
+        self._recall_rejections()
         self.tables = self._chunk_tables()
         self.chunked = IdSet(np.concatenate([ids.array([]), *self.tables.values()]))
         prefix = partial(layout.chunks, scanner.chunking.id)
@@ -136,6 +138,14 @@ class _Scan:
         self.tables |= {key: chunk_versions(scanner.cache, key) for key in chunks.keys}
         return self._catalog(documents)
 
+    def _recall_rejections(self) -> None:
+        lines = corpus_rejections(self.scanner.cache, self.base).splitlines() if self.base else []
+        found = [(line, orjson.loads(line)) for line in lines]
+        unread = [(line, value) for line, value in found if value["source"]["file"] in self.unchanged]
+        self.standing = [line for line, _ in unread]
+        long = [value for _, value in unread if value["code"] == TEMPLATE_TOO_LONG]
+        self.held = {value["document_id"]: value["source"]["file"] for value in long}
+
     def _chunk_tables(self) -> dict[str, IdArray]:
         """Versions in every chunk table of this chunking: those of the last catalog first."""
         keys = [entry.key for entry in self.scanner.store.list(layout.chunks(self.scanner.chunking.id))]
@@ -144,7 +154,7 @@ class _Scan:
 
     def _read(self, documents: TableWriter, chunks: TableWriter) -> None:
         changed = [part for part in self.parts if part.name not in self.unchanged]
-        total = sum(pq.read_metadata(part.path).num_rows for part in changed)
+        total = sum(count_rows(part) for part in changed)
         with self.scanner.progress.stage("read and chunk", total, "documents") as stage:
             for part, accepted, chunked in self._pipeline(changed):
                 chunks.add(chunked.rows)
@@ -168,7 +178,7 @@ class _Scan:
         """Of two documents with one id, the first in file order stays."""
         self.rejections += rows.rejections
         keys = ids.array(ids.digest("document_id", document.id.encode()) for document in rows.documents)
-        free = self._free(part, keys) & self.seen.add(keys)
+        free = self._free(part, keys) & self._not_held(part, rows.documents) & self.seen.add(keys)
         for document in (document for document, one in zip(rows.documents, free, strict=True) if not one):
             self.conflicted.add(part.name)
             message = f"document id {document.id!r} stands earlier in the corpus: the first one stays"
@@ -192,6 +202,13 @@ class _Scan:
         self.stale |= {self.live.parts[code] for code in np.unique(holder[held & ~earlier[holder]])}
         free: NDArray[np.bool_] = ~(held & earlier[holder])
         return free
+
+    def _not_held(self, part: Part, documents: list[Document]) -> NDArray[np.bool_]:
+        """As `_free`, of the ids of documents that are in no table, for they were rejected."""
+        holders = [self.held.get(document.id) for document in documents]
+        earlier = [holder is not None and self.order[holder] < self.order[part.name] for holder in holders]
+        self.stale |= {holder for holder, before in zip(holders, earlier, strict=True) if holder and not before}
+        return ~np.array(earlier, bool)
 
     def _document_rows(self, part: Part, accepted: _Accepted, chunked: ChunkedBatch) -> Any:  # noqa: ANN401
         """Rows of the accepted documents that differ from what the last catalog says. A document that cannot be
@@ -266,10 +283,7 @@ class _Scan:
     def _all_rejections(self) -> tuple[str | None, int]:
         """This scan's rejections and those of the parts that were not read, as one object; its key and their number."""
         lines = [orjson.dumps(asdict(rejection)) for rejection in self.rejections]
-        if self.base is not None:
-            for line in corpus_rejections(self.scanner.cache, self.base).splitlines():
-                if (orjson.loads(line)["source"] or {}).get("file") in self.unchanged:
-                    lines.append(line)
+        lines += self.standing
         if not lines:
             return None, 0
         data = b"".join(line + b"\n" for line in sorted(lines))

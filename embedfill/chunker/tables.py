@@ -10,6 +10,8 @@ from embedfill import ids
 from embedfill.chunker.splitter import Draft, Splitter
 from embedfill.records import Chunk, ChunkSpec, Document, Rejection
 
+TEMPLATE_TOO_LONG = "template_too_long"
+
 CHUNK_SCHEMA = pa.schema(
     [
         pa.field("version", ids.ID_TYPE, nullable=False),
@@ -91,7 +93,7 @@ def _rejection(document: Document, spec: ChunkSpec) -> Rejection:
         f"the template {spec.template!r} with this document's values leaves too little of {spec.max_tokens} tokens to "
         "the text: shorten the columns that it names, or raise chunking.max_tokens"
     )
-    return Rejection("template_too_long", message, document.id, document.source)
+    return Rejection(TEMPLATE_TOO_LONG, message, document.id, document.source)
 
 
 @functools.lru_cache(maxsize=8)

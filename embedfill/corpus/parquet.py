@@ -57,6 +57,12 @@ def read_part(part: Part, spec: CorpusSpec, batch_rows: int = 2048) -> Iterator[
         raise CorpusError(part.name, f"has {first} rows, not the {parquet.metadata.num_rows} it says", _AGAIN)
 
 
+def count_rows(part: Part) -> int:
+    """How many rows a file says it has. Raises CorpusError."""
+    with _opened(part) as file, _damage(part):
+        return int(pq.read_metadata(file).num_rows)
+
+
 @contextmanager
 def _opened(part: Part) -> Iterator[BinaryIO]:
     try:
