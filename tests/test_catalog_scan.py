@@ -200,7 +200,7 @@ edits = st.builds(
 step = st.tuples(st.lists(edits, max_size=3), groups, st.booleans())
 
 
-@settings(max_examples=1200)
+@settings(max_examples=40)
 @given(first=st.dictionaries(st.sampled_from(FILES), row_lists, min_size=1), steps=st.lists(step, max_size=4))
 def test_any_edits_leave_what_a_scan_from_nothing_finds(
     tmp_path_factory: pytest.TempPathFactory, first: dict[str, list[Row]], steps: list[Any]
