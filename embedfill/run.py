@@ -35,6 +35,7 @@ from embedfill.records import Catalog, Counts, Outcome, Snapshot
 from embedfill.tracker.advance import Advance
 from embedfill.tracker.maker import this_maker
 from embedfill.tracker.plan import make_plan, refused
+from embedfill.tracker.quota import Quota
 from embedfill.tracker.state import State
 from embedfill.tracker.submit import Account
 
@@ -96,6 +97,10 @@ class _Run:
     summary: Summary = field(default_factory=Summary)
     outcomes: list[Outcome] = field(default_factory=list)
     submitted: int = 0
+    quota: Quota = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.quota = self.project.quota()
 
     def once(self) -> bool:
         """One pass. False where another run published meanwhile: everything is to be computed anew."""
@@ -145,7 +150,7 @@ class _Run:
         live = load_live(project.cache, catalog.documents)
         versions = np.unique(live.versions)
         self.options.at("before-plan")
-        packing, attempts = project.packing(project.quota()), project.config.batch.max_attempts
+        packing, attempts = project.packing(self.quota), project.config.batch.max_attempts
         scratch = project.cache.scratch("shards")
         return bool(
             make_plan(state, lambda: wanted_texts(project.cache, catalog, versions), packing, attempts, scratch)
@@ -163,7 +168,7 @@ class _Run:
         settle = Settler(
             project.store, project.cache, project.space.id, project.model.dimensions, project.price, self.options.at
         )
-        advance = Advance(account, state, settle, project.quota())
+        advance = Advance(account, state, settle, self.quota)
         texts = sum(shard.shard.texts for shard in state.open())
         with self.options.progress.stage("embed", texts, "texts") as stage:
             done = advance.run(self.options.wait, _Texts(stage).see)

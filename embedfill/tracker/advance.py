@@ -1,23 +1,20 @@
 """Carries planned shards to their outcomes: one loop of submit, look, poll and collect over the derived state."""
 
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from embedfill.batchapi.models import Batch
-from embedfill.errors import BillingError, ProviderError, RefusedError
+from embedfill.errors import BillingError, ProviderError, RefusedError, UnreachableError
 from embedfill.records import Outcome
-from embedfill.store import layout
-from embedfill.store.base import Store
 from embedfill.tracker.collect import Collector, Settle
 from embedfill.tracker.doubt import Doubts
 from embedfill.tracker.quota import Quota
-from embedfill.tracker.state import ShardState, State, Status
+from embedfill.tracker.state import ShardState, State, Status, store_time
 from embedfill.tracker.submit import Account, submit
 
 _REFUSALS = 5  # refused POSTs in a row, before the run stops and says so
-_FRUITLESS = 3  # batches in a row that brought nothing, before the run stops and says so
+_OUTAGES = 10  # rounds in a row that the provider did not answer in, before the run stops and says so
 
 
 @dataclass(slots=True)
@@ -30,7 +27,7 @@ class Advanced:
 
 
 class Advance:
-    """The tracker's loop over one account. `on_outcome` is told of every batch that was settled."""
+    """The tracker's loop over one account."""
 
     def __init__(self, account: Account, state: State, settle: Settle, quota: Quota) -> None:
         self.account = account
@@ -39,7 +36,7 @@ class Advance:
         self.collector = Collector(account, settle)
         self.doubts = Doubts(account)
         self.done = Advanced()
-        self._fruitless = 0
+        self._outages = 0
         self._refusals = 0
 
     def run(self, wait: bool = True, progress: Callable[[int], None] = lambda _: None) -> Advanced:
@@ -48,19 +45,31 @@ class Advance:
         pause_s = self.account.patience.poll_s
         while True:
             before = (self.done.submitted, len(self.done.outcomes))
-            self.round(progress)
-            if not wait or self._finished():
-                return self.done
+            try:
+                self.round(progress)
+                self._outages = 0
+                if not wait or self._finished():
+                    return self.done
+            except ProviderError as error:
+                self._endure(error, wait)
             moved = before != (self.done.submitted, len(self.done.outcomes))
             pause_s = self.account.patience.poll_s if moved else min(pause_s * 1.5, self.account.patience.poll_max_s)
             time.sleep(pause_s)
 
     def round(self, progress: Callable[[int], None]) -> None:
-        """Submits what may go out, looks into what is in doubt, polls and settles what has ended."""
+        """Looks into what is in doubt, polls and settles what has ended, submits what may go out. In this order: a
+        provider that refuses what is new must not keep us from what is paid."""
         self.state.refresh()
         self._resolve()
-        self._submit()
         self._collect(progress)
+        self._submit()
+
+    def _endure(self, error: ProviderError, wait: bool) -> None:
+        """A batch may take a day: an outage of minutes on the way is no reason to give up waiting."""
+        away = isinstance(error, UnreachableError) or (isinstance(error, RefusedError) and error.status >= 500)
+        self._outages += 1
+        if not (away and wait) or self._outages >= _OUTAGES:
+            raise error
 
     def _finished(self) -> bool:
         waiting = [shard for shard in self.state.open() if shard.status is not Status.PLANNED or not self.done.parked]
@@ -72,8 +81,7 @@ class Advance:
                 continue
             try:
                 self.quota.check_budget(self.state, shard.shard, self.account.price_per_million)
-                submit(self.account, shard)
-                self.done.submitted += 1
+                self.done.submitted += submit(self.account, shard)
             except BillingError as error:
                 self.done.parked = error
             except RefusedError as error:
@@ -88,6 +96,7 @@ class Advance:
         passing = error.retryable or "file" in error.message.lower()
         if not passing or self._refusals >= _REFUSALS:
             raise error
+        self.quota.pause(error.retry_after_s or 0.0)
 
     def _resolve(self) -> None:
         claimed = [shard for shard in self.state.open() if shard.status is Status.CLAIMED]
@@ -108,17 +117,6 @@ class Advance:
             if outcome is not None:
                 self.done.outcomes.append(outcome)
                 self.quota.learn(outcome)
-                self._check_fruitful(outcome)
-
-    def _check_fruitful(self, outcome: Outcome) -> None:
-        """A provider that fails batch after batch is not asked for ever: its words go to the user."""
-        self._fruitless = 0 if outcome.vectors or outcome.refused else self._fruitless + 1
-        if self._fruitless >= _FRUITLESS and not self.quota.waiting():
-            words = "; ".join(outcome.errors) or f"status {outcome.status}"
-            raise ProviderError(
-                f"{self._fruitless} batches in a row brought no vector, the last one {outcome.batch_id}: {words}",
-                "nothing is lost: mend the cause and run again",
-            )
 
 
 def _texts_done(shard: ShardState, batches: Mapping[str, Batch | None]) -> int:
@@ -128,13 +126,3 @@ def _texts_done(shard: ShardState, batches: Mapping[str, Batch | None]) -> int:
     if not counts or not counts.total:
         return 0
     return shard.shard.texts * min(counts.completed + counts.failed, counts.total) // counts.total
-
-
-def store_time(store: Store) -> float:
-    """Now, by the store's own clock: the time it gives an object made this moment."""
-    key = layout.clock(secrets.token_hex(8))
-    store.create(key, b"")
-    try:
-        return next(entry.modified for entry in store.list(key))
-    finally:
-        store.delete(key)

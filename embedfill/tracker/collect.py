@@ -12,7 +12,7 @@ from embedfill.batchapi.models import Batch
 from embedfill.errors import MissingError
 from embedfill.records import Outcome
 from embedfill.store import layout
-from embedfill.tracker.state import ShardState, State
+from embedfill.tracker.state import ShardState, State, store_time
 from embedfill.tracker.submit import Account
 
 # (shard, its ended batch, its files that exist) -> outcome; packs and refusals are in the store when it returns.
@@ -50,22 +50,37 @@ class Collector:
         self.missing_since.pop(batch.id, None)
         if not batch.ended:
             return None
-        folder = self.account.cache.scratch("outputs", batch.id)
+        folder = self.account.cache.scratch("outputs", f"{shard.shard.id}-{shard.attempt}")
         with (folder / "lock").open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None  # another run on this machine is at it
-            outcome = self.settle(shard, batch, self._download(batch, folder))
-            self._write(state, shard, outcome)
-            shutil.rmtree(folder, ignore_errors=True)
-        if self.account.tidy:
+            outcome = None if self._is_settled(shard) else self._settle(state, shard, batch, folder)
+            if outcome is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        if outcome is not None and self.account.tidy:
             for file_id in filter(None, (batch.input_file_id, batch.output_file_id, batch.error_file_id)):
                 self.account.client.delete_file(file_id)
         return outcome
 
-    def _download(self, batch: Batch, folder: Path) -> list[Path]:
-        """Output file first, then the error file; an id may be null or empty, and a file may be gone after a month."""
+    def _is_settled(self, shard: ShardState) -> bool:
+        """Whether another run has written the outcome since the last listing; it may have deleted the files, too."""
+        try:
+            self.account.store.read(self._key(shard))
+        except MissingError:
+            return False
+        return True
+
+    def _settle(self, state: State, shard: ShardState, batch: Batch, folder: Path) -> Outcome | None:
+        files = self._download(batch, folder)
+        if files is None:
+            return None
+        return self._write(state, shard, self.settle(shard, batch, files))
+
+    def _download(self, batch: Batch, folder: Path) -> list[Path] | None:
+        """Output file first, then the error file; an id may be null or empty, and a file may be gone after a month.
+        None: one is not to be had, and may only be late."""
         files = []
         for name, file_id in (("output", batch.output_file_id), ("error", batch.error_file_id)):
             if file_id:
@@ -75,26 +90,35 @@ class Collector:
                         self.account.client.download(file_id, path)
                     files.append(path)
                 except MissingError:
-                    continue
+                    if not self._long_missing(file_id):
+                        return None
         self.account.at("after-download")
         return files
 
     def _lost(self, state: State, shard: ShardState) -> Outcome | None:
         """A batch that the provider no longer knows is looked for as long as a listing may be late, then given up:
-        its texts go out again."""
-        first = self.missing_since.setdefault(str(shard.batch_id), time.monotonic())
-        if time.monotonic() - first < self.account.patience.listing_delay_s:
+        its texts go out again. One of long ago is given up at once: a run that does not wait looks once."""
+        age_s = store_time(self.account.store) - shard.claimed_at
+        if not self._long_missing(str(shard.batch_id)) and age_s <= self.account.patience.claim_ttl_s:
             return None
         outcome = Outcome(
             shard.shard.id, shard.attempt, shard.batch_id, "lost", shard.shard.texts, 0, 0, 0, None, (),
             errors=("the provider knows no batch of this id",),
         )  # fmt: skip
-        self._write(state, shard, outcome)
-        return outcome
+        return self._write(state, shard, outcome)
 
-    def _write(self, state: State, shard: ShardState, outcome: Outcome) -> None:
+    def _long_missing(self, name: str) -> bool:
+        first = self.missing_since.setdefault(name, time.monotonic())
+        return time.monotonic() - first >= self.account.patience.listing_delay_s
+
+    def _key(self, shard: ShardState) -> str:
+        return layout.outcome(self.account.space, shard.shard.id, shard.attempt)
+
+    def _write(self, state: State, shard: ShardState, outcome: Outcome) -> Outcome | None:
+        """None where another run was first; its outcome stands."""
         self.account.at("before-outcome")
-        key = layout.outcome(self.account.space, shard.shard.id, shard.attempt)
-        self.account.store.create(key, ids.canonical(asdict(outcome)))
+        if not self.account.store.create(self._key(shard), ids.canonical(asdict(outcome))):
+            return None
         self.account.at("after-outcome")
-        state.refresh()
+        state.add_outcome(self._key(shard), outcome)
+        return outcome

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from embedfill.batchapi.models import Batch
 from embedfill.records import Claim
 from embedfill.store import layout
-from embedfill.tracker.maker import is_dead
+from embedfill.tracker.maker import IN_HAND, is_dead
 from embedfill.tracker.state import ShardState, State, reference
 from embedfill.tracker.submit import Account, adopt
 
@@ -35,14 +35,18 @@ class Doubts:
         for name, (shard, claim) in doubtful.items():
             if name in found:
                 self._adopt(shard, found[name])
-            elif self._long_enough(claim):
+            elif self._long_enough(shard, claim, store_now):
                 self._supersede(shard, claim)
 
     def _in_doubt(self, shard: ShardState, claim: Claim, store_now: float) -> bool:
-        """Ours and posted; or its maker is dead; or it is older, by the store's clock, than any maker would take."""
-        if claim.maker == self.account.maker:
-            return claim.nonce in self.account.mine
-        return is_dead(claim.maker) or store_now - shard.claimed_at > self.account.patience.claim_ttl_s
+        """Ours, and no thread of ours is about to post it; or its maker is dead; or it is too old."""
+        if claim.nonce in IN_HAND:
+            return False
+        return claim.maker == self.account.maker or is_dead(claim.maker) or self._too_old(shard, store_now)
+
+    def _too_old(self, shard: ShardState, store_now: float) -> bool:
+        """Older, by the store's clock, than any maker would take to post."""
+        return store_now - shard.claimed_at > self.account.patience.claim_ttl_s
 
     def _look(self, doubtful: dict[str, tuple[ShardState, Claim]]) -> dict[str, list[Batch]]:
         """The provider's batches of these claims, oldest first."""
@@ -69,9 +73,12 @@ class Doubts:
         for batch in batches[1:]:
             self.account.client.cancel(batch.id)
 
-    def _long_enough(self, claim: Claim) -> bool:
+    def _long_enough(self, shard: ShardState, claim: Claim, store_now: float) -> bool:
+        """Looked for since longer than a listing may be late; or posted so long ago, if ever, that one look tells: a
+        run that does not wait looks once."""
+        delay_s = self.account.patience.listing_delay_s
         first = self.since.setdefault((claim.shard, claim.attempt), time.monotonic())
-        return time.monotonic() - first >= self.account.patience.listing_delay_s
+        return time.monotonic() - first >= delay_s or self._too_old(shard, store_now - delay_s)
 
     def _supersede(self, shard: ShardState, claim: Claim) -> None:
         self.account.client.delete_file(claim.file_id)

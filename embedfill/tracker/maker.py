@@ -1,18 +1,23 @@
 """Who makes claims: this process, and whether another maker is known to be dead. Death is never inferred from afar."""
 
+import functools
 import os
+import secrets
 from pathlib import Path
 
 from embedfill.records import Maker
 
+IN_HAND: set[str] = set()  # nonces of the claims that some thread of this process is about to post
+
 
 def this_maker() -> Maker:
-    """This process. Where the system has no /proc, `boot` is empty and nobody can infer its death."""
+    """This process. Where the system has no /proc, `boot` is empty and nobody can infer its death; a token then tells
+    it from a process of the same number elsewhere."""
     pid = os.getpid()
     try:
         return Maker(_boot(), str(Path("/proc/self/ns/pid").readlink()), pid, _start_ticks(pid))
     except OSError:
-        return Maker("", "", pid, 0)
+        return Maker("", _token(), pid, 0)
 
 
 def is_dead(maker: Maker) -> bool:
@@ -23,7 +28,23 @@ def is_dead(maker: Maker) -> bool:
     try:
         return _start_ticks(maker.pid) != maker.ticks
     except OSError:
+        return not _exists(maker.pid)
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, also one that /proc hides from us since it is another user's."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
         return True
+    return True
+
+
+@functools.cache
+def _token() -> str:
+    return secrets.token_hex(16)
 
 
 def _boot() -> str:

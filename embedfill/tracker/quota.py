@@ -4,11 +4,12 @@ import time
 from dataclasses import dataclass
 
 from embedfill.batchapi.prices import cost_usd
-from embedfill.errors import BillingError
+from embedfill.errors import BillingError, ProviderError
 from embedfill.records import Outcome, Shard
 from embedfill.tracker.state import State, Status
 
 _TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - an error code
+_FRUITLESS = 3  # batches in a row that brought nothing, before the run stops and says so
 _HOLD_S = 30.0
 _HOLD_MAX_S = 600.0
 
@@ -16,12 +17,13 @@ _HOLD_MAX_S = 600.0
 @dataclass(slots=True)
 class Quota:
     """`max_enqueued_tokens` and `budget_usd` as configured; None: no limit. After a refusal for the enqueued-token
-    limit nothing is submitted for a while, longer each time."""
+    limit nothing is submitted for a while, longer each time. One for a whole run: it learns from every outcome."""
 
     max_enqueued_tokens: int | None
     budget_usd: float | None
     hold_s: float = 0.0
     held_until: float = 0.0
+    fruitless: int = 0  # batches in a row that brought nothing
 
     @property
     def shard_tokens(self) -> int | None:
@@ -53,9 +55,22 @@ class Quota:
             )
 
     def learn(self, outcome: Outcome) -> None:
-        """A refusal for the enqueued-token limit is waited out; anything else ends the waiting."""
+        """A refusal for the enqueued-token limit is waited out; a vector ends the waiting. Raises ProviderError with the
+        provider's words where batch after batch brings nothing: it is not asked for ever."""
         if any(_TOKEN_LIMIT in words for words in outcome.errors):
             self.hold_s = min(max(self.hold_s * 2, _HOLD_S), _HOLD_MAX_S)
-            self.held_until = time.monotonic() + self.hold_s
-        elif outcome.vectors:
+            self.pause(self.hold_s)
+            return
+        if outcome.vectors:
             self.hold_s = self.held_until = 0.0
+        self.fruitless = 0 if outcome.vectors or outcome.refused else self.fruitless + 1
+        if self.fruitless >= _FRUITLESS:
+            words = "; ".join(outcome.errors) or f"status {outcome.status}"
+            raise ProviderError(
+                f"{self.fruitless} batches in a row brought no vector, the last one {outcome.batch_id}: {words}",
+                "nothing is lost: mend the cause and run again",
+            )
+
+    def pause(self, seconds: float) -> None:
+        """Nothing is submitted for that long."""
+        self.held_until = max(self.held_until, time.monotonic() + seconds)

@@ -6,6 +6,8 @@ SUBMITTED  a batch reference names the provider's batch
 SETTLED    an outcome stands
 """
 
+import math
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -34,11 +36,11 @@ class Status(Enum):
 @dataclass(slots=True)
 class ShardState:
     """A planned shard. `attempt` is its newest claim's number (0: none); `batch_id` None with `void` False: no
-    reference yet. `claimed_at` is by the store's clock."""
+    reference yet. `claimed_at` is by the store's clock, infinite until a listing tells."""
 
     shard: Shard
     attempt: int = 0
-    claimed_at: float = 0.0
+    claimed_at: float = math.inf
     batch_id: str | None = None
     void: bool = False
     settled: bool = False
@@ -64,6 +66,7 @@ class State:
         self.shards: dict[str, ShardState] = {}
         self.outcomes: dict[str, Outcome] = {}
         self._last_plan = ""
+        self._settled: set[str] = set()
         self._references: dict[str, str | None] = {}
         self._claims: dict[str, Claim] = {}
 
@@ -72,7 +75,7 @@ class State:
             self._add_plan(entry.key)
         for entry in self.store.list(layout.outcome(self.space)):
             if entry.key not in self.outcomes:
-                self._add_outcome(entry.key)
+                self.add_outcome(entry.key, parse_outcome(self.cache.json(entry.key)))
         for entry in self.store.list(layout.claim(self.space)):
             self._see_claim(entry)
         for entry in self.store.list(layout.batch(self.space)):
@@ -82,6 +85,13 @@ class State:
     def open(self) -> list[ShardState]:
         """Shards that are not settled, in the order they were planned."""
         return [shard for shard in self.shards.values() if shard.status is not Status.SETTLED]
+
+    def add_outcome(self, key: str, outcome: Outcome) -> None:
+        """Takes in an outcome that stands in the store. Its shard's plan may be one that is not read yet."""
+        self.outcomes[key] = outcome
+        self._settled.add(outcome.shard)
+        if outcome.shard in self.shards:
+            self.shards[outcome.shard].settled = True
 
     def claim(self, shard: ShardState) -> Claim:
         """The shard's newest claim. Raises MissingError where it has none."""
@@ -123,22 +133,18 @@ class State:
         plan = orjson.loads(self.store.read(key))
         self._last_plan, self.plans = key, layout.number_of(key)
         for value in plan["shards"]:
-            self.shards[value["id"]] = ShardState(Shard(**value))
+            self.shards[value["id"]] = ShardState(Shard(**value), settled=value["id"] in self._settled)
         for shard in plan.get("retired", []):
             self.shards[shard].retired = True
-
-    def _add_outcome(self, key: str) -> None:
-        outcome = parse_outcome(self.cache.json(key))
-        self.outcomes[key] = outcome
-        if outcome.shard in self.shards:
-            self.shards[outcome.shard].settled = True
 
     def _see_claim(self, entry: Entry) -> None:
         shard_id, attempt = layout.attempt_of(entry.key)
         state = self.shards.get(shard_id)
-        if state is not None and attempt > state.attempt:
-            state.attempt, state.claimed_at = attempt, entry.modified
+        if state is None or attempt < state.attempt:
+            return
+        if attempt > state.attempt:
             state.batch_id, state.void = None, False
+        state.attempt, state.claimed_at = attempt, entry.modified
 
     def _see_reference(self, key: str) -> None:
         shard_id, attempt = layout.attempt_of(key)
@@ -162,6 +168,16 @@ def read_reference(store: Store, key: str) -> tuple[bool, str | None]:
         return True, orjson.loads(store.read(key))["batch_id"]
     except MissingError:
         return False, None
+
+
+def store_time(store: Store) -> float:
+    """Now, by the store's own clock: the time it gives an object made this moment."""
+    key = layout.clock(secrets.token_hex(8))
+    store.create(key, b"")
+    try:
+        return next(entry.modified for entry in store.list(key))
+    finally:
+        store.delete(key)
 
 
 def parse_claim(data: bytes) -> Claim:

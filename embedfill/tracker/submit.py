@@ -4,10 +4,11 @@ Whatever happens in between is found again: an upload without a claim costs noth
 looked into (doubt.py) before anything else is sent for its shard.
 """
 
+import math
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from embedfill import ids
 from embedfill.batchapi.models import Batch
@@ -19,6 +20,7 @@ from embedfill.records import Claim, Maker
 from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
+from embedfill.tracker.maker import IN_HAND
 from embedfill.tracker.shards import write_batch_file
 from embedfill.tracker.state import ShardState, read_reference, reference
 
@@ -39,54 +41,64 @@ class Account:
     patience: Patience
     maker: Maker
     tidy: bool = False  # delete a settled batch's files: they cost nothing but room on this machine
-    mine: set[str] = field(default_factory=set)  # nonces of the claims that this process made and is done with posting
     at: Callable[[str], None] = lambda _point: None  # named points of the write order, for crash tests
 
     def metadata(self, shard_id: str, attempt: int) -> dict[str, str]:
         return {"embedfill_store": self.store_id, "embedfill_shard": shard_id, "embedfill_try": str(attempt)}
 
 
-def submit(account: Account, state: ShardState) -> None:
-    """Takes a planned shard to its batch reference, or to void where the provider refuses it.
+def submit(account: Account, state: ShardState) -> bool:
+    """Takes a planned shard to its batch reference, or to void where the provider refuses it. True: our batch is out.
 
-    Raises BillingError and RefusedError as the provider gave them, after the claim is void; where no answer came the
-    claim stays open, in doubt, and nothing is raised: the next step looks.
+    Raises BillingError and RefusedError as the provider gave them, after the claim is void; where no answer came to
+    the POST the claim stays open, in doubt, and nothing is raised: the next step looks.
     """
-    claim = _claim(account, state)
-    if claim is None:
-        return
+    nonce = secrets.token_hex(8)
+    IN_HAND.add(nonce)
+    try:
+        claim = _claim(account, state, nonce)
+        return claim is not None and _post(account, state, claim)
+    finally:
+        IN_HAND.discard(nonce)
+
+
+def _post(account: Account, state: ShardState, claim: Claim) -> bool:
     key = layout.batch(account.space, claim.shard, claim.attempt)
     if read_reference(account.store, key)[0]:  # somebody took us for dead while we slept, and wrote void
-        return
+        return False
     account.at("before-post")
     try:
         batch = account.client.create_batch(claim.file_id, account.metadata(claim.shard, claim.attempt))
+    except UnreachableError:
+        return False
     except (RefusedError, BillingError) as error:
-        if isinstance(error, RefusedError) and error.status >= 500:
-            return  # it may have been accepted all the same
+        if isinstance(error, RefusedError) and _unclear(error):
+            return False
         account.store.create(key, reference(None, f"refused: {error.code}: {error.message}"))
         raise
-    except UnreachableError:
-        return
-    finally:
-        account.mine.add(claim.nonce)
     account.at("before-reference")
-    adopt(account, state, batch)
+    return adopt(account, state, batch)
 
 
-def adopt(account: Account, state: ShardState, batch: Batch) -> None:
+def _unclear(error: RefusedError) -> bool:
+    """Whether the batch may have been made all the same: gateways answer 408 too where the server behind was slow."""
+    return error.status == 408 or error.status >= 500
+
+
+def adopt(account: Account, state: ShardState, batch: Batch) -> bool:
     """Writes the batch reference of the shard's newest claim. Where void stands there already, our batch came too
-    late: it is cancelled."""
+    late: it is cancelled. True: the reference names this batch."""
     key = layout.batch(account.space, state.shard.id, state.attempt)
     if account.store.create(key, reference(batch.id)):
         state.batch_id = batch.id
-        return
+        return True
     _, standing = read_reference(account.store, key)
     if standing != batch.id:
         account.client.cancel(batch.id)
+    return standing == batch.id
 
 
-def _claim(account: Account, state: ShardState) -> Claim | None:
+def _claim(account: Account, state: ShardState, nonce: str) -> Claim | None:
     """Uploads the batch file, then claims the shard. None where another tracker has claimed it first."""
     shard, attempt = state.shard, state.attempt + 1
     path = account.cache.scratch("batchfiles") / f"{shard.id}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
@@ -99,10 +111,10 @@ def _claim(account: Account, state: ShardState) -> Claim | None:
         path.unlink(missing_ok=True)
     account.at("before-claim")
     price = cost_usd(shard.tokens, account.price_per_million)
-    claim = Claim(shard.id, attempt, file.id, file.created_at, shard.tokens, price, account.maker, secrets.token_hex(8))
+    claim = Claim(shard.id, attempt, file.id, file.created_at, shard.tokens, price, account.maker, nonce)
     if not account.store.create(layout.claim(account.space, shard.id, attempt), ids.canonical(asdict(claim))):
         account.client.delete_file(file.id)
         return None
-    state.attempt, state.batch_id, state.void = attempt, None, False
+    state.attempt, state.claimed_at, state.batch_id, state.void = attempt, math.inf, None, False
     account.at("after-claim")
     return claim
