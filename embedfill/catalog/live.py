@@ -51,7 +51,7 @@ class Live:
         """Streams columns of the live rows, in order."""
         start = 0
         for table in self.tables:
-            with pq.ParquetFile(cache.path(table)) as file:
+            with pq.ParquetFile(cache.path(table), pre_buffer=False) as file:
                 for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
                     at, end = np.searchsorted(self.rows, (start, start + batch.num_rows))
                     if end > at:
@@ -68,7 +68,7 @@ class KeyIndex:
 
     def find(self, keys: IdArray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         at, found = ids.find(self._sorted, keys)
-        return self._order[at], found
+        return (self._order[at] if len(self._order) else at), found
 
 
 def load_live(cache: Cache, tables: Sequence[str]) -> Live:
@@ -124,7 +124,7 @@ def chunk_rows(cache: Cache, catalog: Catalog, versions: IdArray, columns: Seque
     served = IdSet()
     for key in catalog.chunks:
         here: list[IdArray] = []
-        with pq.ParquetFile(cache.path(key)) as file:
+        with pq.ParquetFile(cache.path(key), pre_buffer=False) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(["version", *columns]))):
                 of = ids.from_arrow(batch.column("version"))
                 wanted = ids.find(versions, of)[1] & ~served.has(of)
