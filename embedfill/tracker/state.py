@@ -113,8 +113,8 @@ class State:
         return self._gather(np.frombuffer(self.cache.read(layout.pack_ids(pack)), dtype="S16") for pack in self.packs())
 
     def refusals(self) -> Iterator[Refusal]:
-        """Every refusal of every settled batch."""
-        for key in sorted({outcome.refusals for outcome in self.outcomes.values() if outcome.refusals}):
+        """Every refusal of every settled batch. Batches that were refused alike share an object, and each one counts."""
+        for key in sorted(outcome.refusals for outcome in self.outcomes.values() if outcome.refusals):
             yield from (Refusal(**value) for value in self.cache.json(key)["refusals"])
 
     def open_tokens(self) -> int:
