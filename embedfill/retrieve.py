@@ -11,6 +11,7 @@ from embedfill.errors import UsageError
 from embedfill.index.publish import current
 from embedfill.index.search import Searcher
 from embedfill.models.base import Vectors, shorten
+from embedfill.models.known import KNOWN
 from embedfill.models.load import load as load_model
 from embedfill.project import Project, open_project
 from embedfill.providers.connect import remote_client
@@ -63,10 +64,16 @@ class Retriever:
         """Query vectors, float32, shape (len(queries), dimensions), with the query template applied."""
         if not all(query.strip() for query in queries):
             raise UsageError("the query is empty", "give a question or some words")
-        texts = [self._template.render(query, {}) for query in queries]
+        texts = [self._template.render(_encodable(query), {}) for query in queries]
         space = self.snapshot.space
         if space.profile == "local":
             return shorten(load_model(space.model).embed(texts), space.dimensions)
-        shorter = space.dimensions if self.project.model.shorter != () else None
+        whole = KNOWN[space.model].dimensions if space.model in KNOWN else space.dimensions
+        asked = space.dimensions if space.dimensions != whole else None
         with remote_client(self.project.config, self.project.profile) as client:
-            return np.asarray(client.embed(texts, space.model, shorter), np.float32)
+            return np.asarray(client.embed(texts, space.model, asked), np.float32)
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which no encoding of text has, become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

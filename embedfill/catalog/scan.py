@@ -4,6 +4,7 @@ An unchanged part, known by its fingerprint from an earlier scan on this machine
 known by its version from the chunk tables, is not chunked; an unchanged row is not written again.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -65,7 +66,7 @@ class Scanner:
         return name, catalog
 
     def _fact(self) -> str:
-        place = str(self.config.base).encode()
+        place = os.fsencode(self.config.base)
         return "corpus-" + ids.digest_hex("fact", place, self.corpus.id.encode(), self.chunking.id.encode())
 
     def _recall(self) -> tuple[str, Catalog | None, dict[str, Any]]:

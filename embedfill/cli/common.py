@@ -1,5 +1,7 @@
-"""What the verbs share: the configuration argument, `--json` and `--debug`, and printing a result."""
+"""What the verbs share: the configuration argument, `--json` and `--debug`, and printing: what documents, providers or
+file names hold must not steer the reader's terminal."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,10 +25,30 @@ def output_options(function: Command) -> Command:
 def show(value: object, as_json: bool, lines: Callable[[], list[str]]) -> None:
     """The result on stdout: as JSON, or as the lines for a reader."""
     if as_json:
-        click.echo(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+        show_json(value)
     else:
         for line in lines():
-            click.echo(line)
+            click.echo(printable(line))
+
+
+def show_json(value: object) -> None:
+    """One JSON object on stdout, UTF-8 whatever the locale says."""
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # a string that is not UTF-8, such as the name of a file: it goes out escaped
+        data = json.dumps(value).encode()
+    click.echo(data)
+
+
+def say(message: str) -> None:
+    """A message for the reader, on stderr."""
+    for line in message.splitlines():
+        click.echo(printable(line), err=True)
+
+
+def printable(text: str) -> str:
+    """Without control characters."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def money(usd: float | None) -> str:

@@ -4,8 +4,8 @@ from importlib import resources
 from pathlib import Path
 
 import click
-import orjson
 
+from embedfill.cli.common import output_options, show
 from embedfill.errors import UsageError
 
 TEMPLATE = "template.toml"
@@ -32,11 +32,14 @@ def write(path: Path, force: bool = False) -> None:
 @click.command("init")
 @click.argument("path", type=click.Path(path_type=Path), default="embedfill.toml")
 @click.option("--force", is_flag=True, help="Replace a file that is already there.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@output_options
 def command(path: Path, force: bool, as_json: bool) -> None:
-    """Write a commented configuration to PATH (embedfill.toml)."""
+    """Write a commented configuration to PATH (embedfill.toml).
+
+    \b
+    Example:
+      embedfill init handbook.toml
+    """
     write(path, force)
-    if as_json:
-        click.echo(orjson.dumps({"path": str(path)}))
-        return
-    click.echo(f"wrote {path}: set `store` and the `paths` of the corpus in it, then: embedfill plan {path}")
+    told = f"wrote {path}: set `store` and the `paths` of the corpus in it, then: embedfill plan {path}"
+    show({"path": str(path)}, as_json, lambda: [told])

@@ -1,18 +1,28 @@
 """`embedfill`: the verbs, and the one place where errors become words, JSON and exit codes."""
 
 import importlib
+import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
 
 import click
-import orjson
 
 from embedfill import __version__
+from embedfill.cli.common import say, show_json
 from embedfill.errors import EmbedfillError
 
 INTERRUPTED = 130
-_VERBS = ("init", "plan", "run", "status", "search", "eval", "engine")
+_VERBS = {
+    "init": "Write a commented configuration",
+    "plan": "Say what `run` would send and cost",
+    "run": "Embed what is missing through the Batch API, index it, measure the recall, publish",
+    "status": "Tell what is published, what is in flight, what was spent, and what was rejected",
+    "search": "Search the published index",
+    "eval": "Measure recall@10, MRR@10 and nDCG@10 of the published index",
+    "engine": "Run a Batch API server that embeds with local models",
+}
 _MODULES = {"eval": "evaluate"}
 
 
@@ -28,6 +38,10 @@ class Verbs(click.Group):
         module = importlib.import_module(f"embedfill.cli.{_MODULES.get(cmd_name, cmd_name)}")
         command: click.Command = module.command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -50,7 +64,15 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Never returns: exits with one of the documented codes."""
-    sys.exit(call(list(sys.argv[1:] if arguments is None else arguments)))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
+    code = call(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain of it at its end, once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def call(arguments: list[str]) -> int:
@@ -58,11 +80,12 @@ def call(arguments: list[str]) -> int:
     try:
         result = cli.main(arguments, standalone_mode=False, prog_name="embedfill")
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        say(error.format_message())
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing is lost: run it again", err=True)
-        return INTERRUPTED
+        error_ = EmbedfillError("interrupted; nothing is lost", "run it again: it goes on from here", "interrupted")
+        return _fail(arguments, error_, INTERRUPTED)
     except click.ClickException as error:
         return _fail(arguments, EmbedfillError(error.format_message(), _usage_hint(error), "usage"), error.exit_code)
     except EmbedfillError as error:
@@ -77,11 +100,11 @@ def call(arguments: list[str]) -> int:
 def _fail(arguments: list[str], error: EmbedfillError, exit_code: int) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
-    click.echo(f"error: {error.message}", err=True)
+    say(f"error: {error.message}")
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        say(f"  {error.hint}")
     if "--json" in arguments:
-        click.echo(orjson.dumps(error.as_dict()).decode())
+        show_json(error.as_dict())
     return exit_code
 
 

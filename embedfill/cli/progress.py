@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
 from tqdm import tqdm
 
+from embedfill.cli.common import say
 from embedfill.progress import Stage
 
 _QUIET_S = 2.0
@@ -44,4 +44,4 @@ class Console:
             self.note(f"{name}: {shown.done:,} {unit} in {took:.1f} s{rate}")
 
     def note(self, message: str) -> None:
-        click.echo(message, err=True)
+        say(message)

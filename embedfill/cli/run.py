@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from embedfill import run as library
-from embedfill.cli.common import config_argument, money, output_options, show, size
+from embedfill.cli.common import config_argument, money, output_options, say, show, size
 from embedfill.cli.plan import lines_of
 from embedfill.cli.progress import Console
 from embedfill.config import load
@@ -47,13 +47,13 @@ def as_dict(summary: library.Summary) -> dict[str, object]:
         "snapshot", "documents", "chunks", "texts", "rejected", "embedded", "reused", "batches", "prompt_tokens",
         "cost_usd", "index", "seconds", "finished",
     )  # fmt: skip
-    return {name: getattr(summary, name) for name in names}
+    stopped = summary.parked.as_dict() if summary.parked else {}
+    return {name: getattr(summary, name) for name in names} | stopped
 
 
 def _ask(expected: Estimate) -> bool:
     """Shows the plan and asks; without a terminal nobody can answer."""
-    for line in lines_of(expected):
-        click.echo(line, err=True)
+    say("\n".join(lines_of(expected)))
     if not sys.stdin.isatty():
         raise UsageError("this run would spend money and nobody can be asked", "pass --yes, or set batch.budget_usd")
     return click.confirm("Submit this?", default=False, err=True)
@@ -61,7 +61,7 @@ def _ask(expected: Estimate) -> bool:
 
 def _exit_code(summary: library.Summary) -> int:
     if summary.parked is not None:
-        click.echo(f"stopped: {summary.parked.message}\n  {summary.parked.hint}", err=True)
+        say(f"stopped: {summary.parked.message}\n  {summary.parked.hint}")
         return _STOPPED
     if not summary.finished:
         return _PENDING

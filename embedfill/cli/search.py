@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from embedfill.cli.common import config_argument, output_options, show
+from embedfill.cli.common import config_argument, output_options, printable, show
 from embedfill.config import load
 from embedfill.records import Hit
 from embedfill.retrieve import Retriever
@@ -40,14 +40,19 @@ def lines_of(hits: list[Hit]) -> list[str]:
     lines = []
     for hit in hits:
         titles = [str(hit.metadata[name]) for name in _TITLES if hit.metadata.get(name)]
-        lines.append(_printable(f"{hit.rank:>3}  {hit.score:.3f}  {' · '.join(titles) or hit.document_id}"))
+        lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {' · '.join(titles) or hit.document_id}")
         if titles:
-            lines.append(_printable(f"            {hit.document_id} [{hit.start}:{hit.end}]"))
-        passage = textwrap.shorten(hit.text, _PASSAGE_CHARS, placeholder=" …")
-        lines += textwrap.wrap(_printable(passage), width, initial_indent=" " * 12, subsequent_indent=" " * 12)
+            lines.append(f"            {hit.document_id} [{hit.start}:{hit.end}]")
+        lines += textwrap.wrap(
+            printable(_shortened(hit.text)), width, initial_indent=" " * 12, subsequent_indent=" " * 12
+        )
     return lines
 
 
-def _printable(text: str) -> str:
-    """Without control characters: a document must not steer the reader's terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def _shortened(passage: str) -> str:
+    """The beginning of a passage, in one line; cut between words where it has any."""
+    words = " ".join(passage.split())
+    if len(words) <= _PASSAGE_CHARS:
+        return words
+    cut = words.rfind(" ", _PASSAGE_CHARS * 3 // 4, _PASSAGE_CHARS)
+    return words[: cut if cut > 0 else _PASSAGE_CHARS] + " …"

@@ -127,6 +127,8 @@ def _part(name: str, path: Path) -> Part:
         raise unreadable(name, error) from None
     if not stat.S_ISREG(info.st_mode):
         raise CorpusError(name, "is not a regular file", "a corpus is made of Parquet files")
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise CorpusError(ascii(name), "its name is not UTF-8", "rename it")
     return Part(name, path, info.st_size, info.st_mtime_ns, info.st_ino)
 
 

@@ -30,6 +30,10 @@ def command(
 
     It speaks the Files, Batches and Embeddings API under http://HOST:PORT/v1. Stop it with Ctrl-C; whatever it was
     doing goes on when it is started again on the same directory.
+
+    \b
+    Example:
+      embedfill engine --data engine-data --port 8420
     """
     try:
         from embedfill.engine.server import EngineSettings, serve
