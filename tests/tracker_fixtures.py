@@ -1,6 +1,7 @@
 """A space in a store, a provider, and a tracker between them: what the tracker's tests work with."""
 
 import itertools
+import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -138,3 +139,13 @@ def dead_maker() -> Maker:
 def foreign_maker() -> Maker:
     """A process of another machine: whether it lives cannot be known."""
     return replace(this_maker(), boot="another-boot")
+
+
+def make_older(store: Store, key: str, seconds: float) -> None:
+    """Sets back the time that the store gave an object."""
+    if isinstance(store, LocalStore):
+        path = store.root / key
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - seconds))
+    elif isinstance(store, MemoryStore):
+        data, modified = store._objects[key]
+        store._objects[key] = (data, modified - seconds)

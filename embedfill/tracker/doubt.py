@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from embedfill.batchapi.models import Batch
 from embedfill.records import Claim
 from embedfill.store import layout
-from embedfill.tracker.maker import IN_HAND, is_dead
+from embedfill.tracker.maker import in_hand, is_dead
 from embedfill.tracker.state import ShardState, State, reference
 from embedfill.tracker.submit import Account, adopt
 
@@ -40,7 +40,7 @@ class Doubts:
 
     def _in_doubt(self, shard: ShardState, claim: Claim, store_now: float) -> bool:
         """Ours, and no thread of ours is about to post it; or its maker is dead; or it is too old."""
-        if claim.nonce in IN_HAND:
+        if claim.nonce in in_hand:
             return False
         return claim.maker == self.account.maker or is_dead(claim.maker) or self._too_old(shard, store_now)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from embedfill.records import Maker
 
-IN_HAND: set[str] = set()  # nonces of the claims that some thread of this process is about to post
+in_hand: set[str] = set()  # nonces of the claims that some thread of this process is about to post
 
 
 def this_maker() -> Maker:

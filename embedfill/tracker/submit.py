@@ -20,7 +20,7 @@ from embedfill.records import Claim, Maker
 from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
-from embedfill.tracker.maker import IN_HAND
+from embedfill.tracker.maker import in_hand
 from embedfill.tracker.shards import write_batch_file
 from embedfill.tracker.state import ShardState, read_reference, reference
 
@@ -54,12 +54,12 @@ def submit(account: Account, state: ShardState) -> bool:
     the POST the claim stays open, in doubt, and nothing is raised: the next step looks.
     """
     nonce = secrets.token_hex(8)
-    IN_HAND.add(nonce)
+    in_hand.add(nonce)
     try:
         claim = _claim(account, state, nonce)
         return claim is not None and _post(account, state, claim)
     finally:
-        IN_HAND.discard(nonce)
+        in_hand.discard(nonce)
 
 
 def _post(account: Account, state: ShardState, claim: Claim) -> bool:
