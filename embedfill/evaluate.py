@@ -48,8 +48,8 @@ class Metrics:
 def evaluate_index(config: Config, queries: Path, qrels: Path, out: Path | None = None) -> Metrics:
     """The metrics of the published index on judged questions. `out`: where to write the ranked hits. Raises
     CorpusError for a file that cannot be used, UsageError where nothing is published or no query counts."""
-    questions, judgements = read_queries(queries), read_qrels(qrels)
     retriever = Retriever.open(config)
+    questions, judgements = read_queries(queries), read_qrels(qrels)
     hits = retriever.search_many([text for _, text in questions], K, by_document=True)
     ranking = list(zip((name for name, _ in questions), hits, strict=True))
     if out is not None:

@@ -33,9 +33,9 @@ LOCAL = tuple(info.name for info in KNOWN.values() if info.local)
 
 def resolve(config: EmbeddingConfig) -> ModelInfo:
     """The model that a configuration names, with its own dimensions and limits applied. Raises ConfigError."""
-    info = KNOWN.get(config.model) or _unknown(config)
-    if config.provider == "local" and not info.local:
+    if config.provider == "local" and config.model not in LOCAL:
         raise ConfigError("embedding.model", config.model, f"the local provider runs {', '.join(LOCAL)}")
+    info = KNOWN.get(config.model) or _unknown(config)
     if config.max_input_tokens:
         info = replace(info, max_tokens=min(info.max_tokens, config.max_input_tokens))
     if config.tokenizer:
