@@ -1,0 +1,75 @@
+"""The README is true: its commands run, its configuration loads, what it names is there."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embedfill.cli.main import call
+from embedfill.config import parse
+from tests.chain_fixtures import documents
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line[2:].partition("  #")[0].strip()
+    for kind, text in BLOCKS
+    if kind == "console"
+    for line in text.splitlines()
+    if line.startswith("$ ")
+]
+
+
+def test_a_result_stands_within_the_first_thirty_lines() -> None:
+    head = "\n".join(README.splitlines()[:30])
+    assert "scripts/quickstart" in head and "recall@10" in head and "python/faq" in head
+
+
+def test_every_command_is_one_that_is_tested() -> None:
+    known = ("embedfill ", "scripts/quickstart", "scripts/test", 'pip install ".[')
+    assert COMMANDS and all(command.startswith(known) for command in COMMANDS)
+
+
+def test_its_own_documents_walk_runs_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every `embedfill` command of the README, in its order, in a folder with a corpus where `init` expects one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "documents").mkdir()
+    rows = [{**row, "url": "https://example.org"} for row in documents(range(5))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "documents" / "pages.parquet")
+    walk = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("embedfill ")]
+    assert [arguments[0] for arguments in walk] == ["init", "plan", "run", "search", "status"]
+    for arguments in walk:
+        assert call(arguments) == 0, capfd.readouterr()
+    assert call([*walk[3], "--json"]) == 0
+    hits = orjson.loads(capfd.readouterr().out.splitlines()[-1])["hits"]
+    assert len(hits) == 5
+
+
+def test_its_configuration_is_a_valid_one(tmp_path: Path) -> None:
+    blocks = [text for kind, text in BLOCKS if kind == "toml"]
+    config = parse(tomllib.loads(blocks[0]), tmp_path, environ={})
+    assert (config.embedding.provider, config.embedding.model) == ("openai", "text-embedding-3-small")
+
+
+def test_its_overrides_are_real(tmp_path: Path) -> None:
+    name, value = re.findall(r"(EMBEDFILL_\w+)=(\w+)", README)[0]
+    config = parse({"store": "s", "corpus": {"paths": ["x"]}}, tmp_path, environ={name: value})
+    assert config.batch.max_attempts == int(value)
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_its_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:scripts|configs)/[\w./-]+)`", README))))
+def test_the_files_it_names_exist(path: str) -> None:
+    assert (ROOT / path).exists()
