@@ -11,6 +11,7 @@ from embedfill.cli.common import say
 from embedfill.progress import Stage
 
 _QUIET_S = 2.0
+_SHOW_AFTER_S = 0.5
 
 
 class _Bar:
@@ -34,7 +35,7 @@ class Console:
         start = time.monotonic()
         with tqdm(
             desc=name, total=total, unit=f" {unit}", file=sys.stderr, disable=not self._terminal, leave=False,
-            unit_scale=True, dynamic_ncols=True, delay=0.5,
+            unit_scale=True, dynamic_ncols=True, delay=_SHOW_AFTER_S,
         ) as bar:  # fmt: skip
             shown = _Bar(bar)
             yield shown

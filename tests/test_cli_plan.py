@@ -1,0 +1,114 @@
+"""`embedfill plan`: what a run would send and cost, before and after one; nothing is sent."""
+
+from typing import Any
+
+import pytest
+
+from embedfill.store import layout
+from embedfill.store.local import LocalStore
+from embedfill.tracker.shards import write_batch_file
+from tests.chain_fixtures import Chain, documents
+from tests.cli_fixtures import Cli
+
+NAMES = {
+    "documents", "chunks", "texts", "rejected", "new", "in_flight", "prompt_tokens", "batches", "requests", "bytes",
+    "cost_usd", "price_per_million", "prices_dated",
+}  # fmt: skip
+
+
+def plan(cli: Cli, chain: Chain) -> dict[str, Any]:
+    ran = cli("plan", chain.config_path, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    return ran.json
+
+
+def test_before_and_after_a_run(cli: Cli, chain: Chain) -> None:
+    rows = [
+        *documents(range(250)),
+        {"id": "copy", "title": "t", "text": documents([0])[0]["text"]},
+        {"id": "e", "text": " "},
+    ]
+    chain.write(rows).config()
+    before = plan(cli, chain)
+    assert set(before) == NAMES
+    counted = [before[name] for name in ("documents", "chunks", "texts", "rejected", "new", "in_flight")]
+    assert counted == [251, 251, 250, 1, 250, 0]
+    assert (before["batches"], before["requests"], before["cost_usd"]) == (3, 25, 0.0)
+    store = LocalStore(chain.folder / "store")
+    assert [entry.key for prefix in ("plans/", "shards/", layout.PUBLISHED) for entry in store.list(prefix)] == []
+    run = cli("run", chain.config_path, "--json").json
+    assert (run["batches"], run["prompt_tokens"]) == (before["batches"], before["prompt_tokens"])
+    assert {name: run[name] for name in ("documents", "chunks", "texts", "rejected")} == {
+        name: before[name] for name in ("documents", "chunks", "texts", "rejected")
+    }
+    after = plan(cli, chain)
+    assert [after[name] for name in ("texts", "new", "batches", "requests", "bytes", "prompt_tokens")] == [
+        250,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
+
+
+def test_the_bytes_are_those_that_are_uploaded_or_a_little_more(cli: Cli, chain: Chain) -> None:
+    chain.write(documents(range(250))).config()
+    said = plan(cli, chain)["bytes"]
+    cli("run", chain.config_path)
+    store, out, sizes = LocalStore(chain.folder / "store"), chain.folder / "batch.jsonl", []
+    for entry in store.list("shards/"):
+        shard = chain.folder / "store" / entry.key
+        write_batch_file(shard, out, shard.stem, "wordllama-256", "base64", None)
+        sizes.append(out.stat().st_size)
+    assert len(sizes) == 3
+    assert 0.7 * said < sum(sizes) <= said
+
+
+@pytest.mark.parametrize(
+    ("more", "usd", "words"),
+    [
+        ({"price_per_million": 500.0}, 500.0, "at $500 per million tokens (prices of"),
+        ({}, None, "unknown (set embedding.price_per_million)"),
+        ({"price_per_million": 0.0}, 0.0, "$0"),
+    ],
+    ids=["priced", "unknown", "free"],
+)
+def test_the_price_without_asking_anybody(
+    cli: Cli, chain: Chain, more: dict[str, Any], usd: float | None, words: str
+) -> None:
+    """No key is set, and there is no such server."""
+    server = {"provider": "generic", "model": "own", "dimensions": 8, "base_url": "http://embedfill.invalid/v1", **more}
+    chain.write(documents(range(20))).config(embedding=server)
+    said = plan(cli, chain)
+    assert said["cost_usd"] == (usd if usd is None else pytest.approx(said["prompt_tokens"] * usd / 1e6))
+    assert words in cli("plan", chain.config_path).out
+
+
+def test_known_prices_are_half_of_the_listed(cli: Cli, chain: Chain) -> None:
+    chain.write(documents(range(20))).config(embedding={"provider": "openai", "model": "text-embedding-3-small"})
+    said = plan(cli, chain)
+    assert said["price_per_million"] == 0.01
+    assert said["cost_usd"] == pytest.approx(said["prompt_tokens"] * 0.01 / 1e6)
+
+
+def test_for_a_reader(cli: Cli, chain: Chain) -> None:
+    chain.write(documents(range(1200))).config()
+    out = cli("plan", chain.config_path).out
+    assert "corpus   1,200 documents, 1,200 chunks, 1,200 distinct texts" in out
+    assert "to embed 1,200 new texts" in out and "batches  12 with 120 requests" in out
+
+
+def test_what_it_chunked_the_run_does_not_chunk_again(cli: Cli, chain: Chain) -> None:
+    chain.write(documents(range(20))).config()
+    plan(cli, chain)
+    held = [entry.key for entry in LocalStore(chain.folder / "store").list("chunks/")]
+    assert len(held) == 1
+    cli("run", chain.config_path)
+    assert [entry.key for entry in LocalStore(chain.folder / "store").list("chunks/")] == held
+
+
+def test_a_missing_file_is_exit_1(cli: Cli, chain: Chain) -> None:
+    chain.config()
+    ran = cli("plan", chain.config_path, "--json")
+    assert (ran.code, ran.error["code"]) == (1, "corpus")
