@@ -1,0 +1,83 @@
+"""Whole runs against a provider that is not the store's own engine: price, budget, failures that never end."""
+
+from typing import Any
+
+import pytest
+
+from embedfill.errors import ProviderError
+from embedfill.run import Options, Summary
+from tests.chain_fixtures import Chain, documents
+from tests.provider_fixtures import DIMENSIONS, Provider, refuse
+
+BATCH = {"max_inputs": 10, "inputs_per_request": 5, "poll_s": 0.002, "listing_delay_s": 0.03}
+
+
+@pytest.fixture
+def run(chain: Chain, provider: Provider) -> Any:
+    """Runs the chain against the provider, with these [batch] settings."""
+
+    def once(options: Options | None = None, **batch: Any) -> Summary:
+        embedding = {
+            "provider": "generic", "base_url": provider.url, "model": "tiny", "dimensions": DIMENSIONS,
+            "price_per_million": 1000.0,
+        }  # fmt: skip
+        return chain.run(options, embedding=embedding, batch={**BATCH, **batch})
+
+    return once
+
+
+def test_a_run_against_a_remote_provider(chain: Chain, provider: Provider, run: Any) -> None:
+    chain.write(documents(range(30)))
+    summary = run()
+    assert (summary.texts, summary.embedded, summary.batches, summary.rejected) == (30, 30, 3, 0)
+    assert summary.cost_usd == pytest.approx(0.03)
+    assert len(provider.texts_sent()) == 30
+    before = len(provider.requests)
+    assert run().embedded == 0 and len(provider.requests) == before
+
+
+def test_failures_without_end_stop_the_run(chain: Chain, provider: Provider, run: Any) -> None:
+    """One shard a plan: the count must go on from plan to plan."""
+    chain.write(documents(range(5)))
+    provider.endings = ["model_not_found"] * 1000
+    with pytest.raises(ProviderError, match=r"3 batches in a row .* model_not_found"):
+        run()
+    assert len(provider.batches) == 3
+
+
+def test_a_text_that_is_always_refused_is_rejected_and_the_rest_is_published(
+    chain: Chain, provider: Provider, run: Any
+) -> None:
+    rows = documents(range(12))
+    provider.refuses = {rows[3]["text"]}
+    summary = chain.write(rows) and run()
+    assert (summary.documents, summary.texts, summary.rejected) == (12, 11, 1)
+    sent = provider.texts_sent()
+    assert sent.count(rows[3]["text"]) == 3 and max(map(sent.count, set(sent) - provider.refuses)) == 2
+    assert run().rejected == 1 and provider.texts_sent() == sent
+
+
+def test_a_budget_stops_and_goes_on(chain: Chain, provider: Provider, run: Any) -> None:
+    chain.write(documents(range(30)))
+    parked = run(budget_usd=0.0001)
+    assert parked.parked is not None and "budget_usd" in parked.parked.message
+    assert run(budget_usd=100.0).texts == 30
+
+
+def test_a_billing_limit_stops_and_goes_on(chain: Chain, provider: Provider, run: Any) -> None:
+    chain.write(documents(range(30)))
+    provider.script("POST", "/batches", refuse(429, "insufficient_quota", "no money left"))
+    parked = run()
+    assert parked.parked is not None and "no money left" in parked.parked.message and parked.snapshot == ""
+    assert (run().texts, len(provider.batches)) == (30, 3)
+
+
+def test_runs_that_do_not_wait_get_there_in_the_end(chain: Chain, provider: Provider, run: Any) -> None:
+    chain.write(documents(range(30)))
+    provider.hold = True
+    first = run(Options(wait=False))
+    assert not first.finished and len(provider.batches) == 3
+    assert not run(Options(wait=False)).finished
+    provider.finish()
+    last = run(Options(wait=False))
+    assert last.finished and last.texts == 30 and len(provider.batches) == 3
