@@ -62,7 +62,8 @@ def open_project(config: Config, read_only: bool = False) -> Project:
     profile = profile_of(config)
     text = _template(config)
     template = Template(text)
-    Template(config.embedding.query_template, "query", "embedding.query_template")
+    if Template(config.embedding.query_template, "query", "embedding.query_template").names:
+        raise ConfigError("embedding.query_template", config.embedding.query_template, "{query} is all it may name")
     corpus = spec_of(config, template.names)
     chunking = _chunk_spec(config, model, text)
     store, store_id = _open_store(config, read_only)

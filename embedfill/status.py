@@ -19,7 +19,8 @@ from embedfill.tracker.state import State
 @dataclass(frozen=True, slots=True)
 class Standing:
     """`shards` counts the shards of the configured space by state; `in_flight` are texts planned or out; `rejected`
-    those of the published snapshot; `texts_refused` what providers have refused for good so far."""
+    those of the published snapshot; `texts_refused` what providers have refused for good so far. `cost_usd` is None
+    where the price of something that was sent is not known."""
 
     store: str
     snapshot: str
@@ -36,7 +37,7 @@ class Standing:
     texts_refused: int
     batches: int
     prompt_tokens: int
-    cost_usd: float
+    cost_usd: float | None
 
 
 def standing(config: Config) -> Standing:
@@ -47,6 +48,7 @@ def standing(config: Config) -> Standing:
     snapshot = published.snapshot
     counts, index = (snapshot.counts, snapshot.index) if snapshot else (None, None)
     outcomes = state.outcomes.values()
+    unpriced = any(outcome.cost_usd is None and outcome.prompt_tokens for outcome in outcomes)
     return Standing(
         store=project.store.url,
         snapshot=published.name,
@@ -65,7 +67,7 @@ def standing(config: Config) -> Standing:
         texts_refused=len(refused(state.refusals(), config.batch.max_attempts).rejected),
         batches=len(state.outcomes),
         prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
-        cost_usd=state.spent_usd(),
+        cost_usd=None if unpriced else state.spent_usd(),
     )
 
 
