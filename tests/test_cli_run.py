@@ -14,9 +14,11 @@ import pytest
 from embedfill.cli.main import call
 from embedfill.store import layout
 from embedfill.store.local import LocalStore
+from tests import provider_fixtures
 from tests.chain_fixtures import Chain, documents
 from tests.cli_fixtures import Cli, Ran
 from tests.engine_fixtures import EngineProcess
+from tests.provider_fixtures import Provider
 
 SUMMARY = {
     "snapshot", "documents", "chunks", "texts", "rejected", "embedded", "reused", "batches", "prompt_tokens",
@@ -255,3 +257,34 @@ def test_a_verb_leaves_the_callers_process_as_it_was(chain: Chain) -> None:
     handler = signal.getsignal(signal.SIGINT)
     assert call(["run", str(chain.config_path), "--json"]) == 0
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.usefixtures("key")
+def test_a_text_that_a_provider_cannot_embed_is_rejected_and_the_rest_published(
+    cli: Cli, chain: Chain, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers, and is paid, but with zeros. Else such a text would go out at every run, and nothing be published."""
+    embed, rows = provider_fixtures.vector, documents(range(12))
+    bad = rows[3]["text"]
+    monkeypatch.setattr(provider_fixtures, "vector", lambda text: embed(text) * (text != bad))
+    chain.write(rows)
+    server = {
+        "provider": "generic",
+        "base_url": provider.url,
+        "model": "tiny",
+        "dimensions": provider_fixtures.DIMENSIONS,
+    }
+    ran = run(cli, chain, "--json", embedding=server, batch={"poll_s": 0.002})
+    assert (ran.code, ran.json["texts"], ran.json["rejected"]) == (3, 11, 1)
+    sent = provider.texts_sent()
+    assert sent.count(bad) == 3 and len(sent) == 14
+    assert cli("status", chain.config_path, "--rejections", "--json").json["rejections"][0]["code"] == "bad_vector"
+    assert run(cli, chain, "--json").json["batches"] == 0
+
+
+def test_wrong_dimensions_stop_the_run_and_reject_nothing(cli: Cli, chain: Chain, provider: Provider) -> None:
+    chain.write(documents(range(5)))
+    server = {"provider": "generic", "base_url": provider.url, "model": "tiny", "dimensions": 3}
+    ran = run(cli, chain, "--json", embedding=server, batch={"poll_s": 0.002})
+    assert ran.code == 1 and "wrong_dimensions" in ran.error["message"]
+    assert cli("status", chain.config_path, "--json").json["texts_refused"] == 0
