@@ -284,8 +284,10 @@ class _Texts:
 
 def scan(project: Project, progress: Progress) -> tuple[str, Catalog]:
     """The catalog of the corpus as it is now, and its name; chunks what is new."""
+    published = current(project.store, project.cache).snapshot
+    last = published.catalog if published else ""
     with LocalExecutor(project.config.executor.count) as executor:
         scanner = Scanner(
-            project.config, project.corpus, project.chunking, project.store, project.cache, executor.map, progress
+            project.config, project.corpus, project.chunking, project.store, project.cache, executor.map, progress, last
         )
         return scanner.run()

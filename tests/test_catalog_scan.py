@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,12 @@ class Corpus:
 
     def scan(
         self, store: Store, cache: Path, counted: Counted | None = None, spec: CorpusSpec = SPEC,
-        chunking: ChunkSpec = CHUNKING,
+        chunking: ChunkSpec = CHUNKING, last: str = "",
     ) -> tuple[str, Catalog]:  # fmt: skip
         raw = {"store": "s", "corpus": {"paths": ["corpus/*.parquet"], "text": "text"}}
         config = parse(raw, self.folder.parent, environ={})
         counted = counted or Counted()
-        return Scanner(config, spec, chunking, store, Cache(cache, store), counted.map, counted).run()
+        return Scanner(config, spec, chunking, store, Cache(cache, store), counted.map, counted, last).run()
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ KINDS = ["insert", "add", "rename", "remove", "move", "delete", "text", "title",
 edits = st.builds(
     Edit, st.sampled_from(KINDS), st.integers(0, 3), st.integers(0, 3), st.integers(0, 9), rows, row_lists
 )  # fmt: skip
-step = st.tuples(st.lists(edits, max_size=3), groups, st.booleans())
+step = st.tuples(st.lists(edits, max_size=3), groups, st.booleans(), st.booleans())
 
 
 @settings(max_examples=40)
@@ -209,7 +209,8 @@ def test_any_edits_leave_what_a_scan_from_nothing_finds(
     corpus, store = Corpus(folder / "corpus"), MemoryStore()
     files: dict[str, list[Row]] = {}
     wanted, cache, fresh_number = {name: list(rows) for name, rows in first.items()}, folder / "cache-0", 0
-    for number, (changes, group, forget) in enumerate([([], 3, False), *steps]):
+    name = ""
+    for number, (changes, group, forget, told) in enumerate([([], 3, False, False), *steps]):
         for change in changes:
             change.apply(wanted)
         for name in [name for name in files if name not in wanted]:
@@ -220,7 +221,7 @@ def test_any_edits_leave_what_a_scan_from_nothing_finds(
         if forget:
             fresh_number += 1
             cache = folder / f"cache-{fresh_number}"
-        name, catalog = corpus.scan(store, cache)
+        name, catalog = corpus.scan(store, cache, last=name if told else "")
         new = MemoryStore()
         expected = look(new, folder / f"new-{number}", corpus.scan(new, folder / f"new-{number}")[1])
         assert look(store, cache, catalog) == expected
@@ -272,6 +273,20 @@ def test_without_the_cache_all_is_read_and_nothing_chunked(three: Corpus, store:
     counts = Counted()
     assert three.scan(store, tmp_path / "other", counts) == (name, catalog)
     assert (counts.rows, counts.chunked) == (30, 0)
+
+
+def test_without_the_cache_the_last_catalog_stays_the_one(three: Corpus, store: MemoryStore, tmp_path: Path) -> None:
+    """Written whole and then changed it has other tables than one from nothing, and says the same."""
+    three.scan(store, tmp_path / "cache")
+    rows = simple(range(10))
+    rows[3]["text"] = "Something new."
+    three.write("a.parquet", rows)
+    name, catalog = three.scan(store, tmp_path / "cache")
+    assert catalog.delta_rows == 1
+    assert three.scan(store, tmp_path / "other", last=name) == (name, catalog)
+    assert three.scan(store, tmp_path / "third")[0] != name
+    wrong = replace(CHUNKING, max_tokens=13)
+    assert three.scan(store, tmp_path / "fourth", None, SPEC, wrong, last=name)[1].delta_rows == 0
 
 
 def test_a_touched_or_renamed_file_is_read_but_not_chunked(three: Corpus, store: MemoryStore, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ _MERGE_SHARE = 4  # changes are merged into whole tables once they exceed a quar
 
 @dataclass(slots=True)
 class Scanner:
-    """Scans one corpus under one chunking configuration. `mapper` is an executor's map."""
+    """Scans one corpus under one chunking configuration. `mapper` is an executor's map. `last` names the catalog to
+    compare with where this machine's cache knows none, so that equal corpora have one catalog everywhere."""
 
     config: Config
     corpus: CorpusSpec
@@ -48,6 +49,7 @@ class Scanner:
     cache: Cache
     mapper: Mapper
     progress: Progress
+    last: str = ""
 
     def run(self) -> tuple[str, Catalog]:
         """The catalog of the corpus as it is now, and its name. Raises CorpusError, and then nothing counts."""
@@ -71,11 +73,13 @@ class Scanner:
 
     def _recall(self) -> tuple[str, Catalog | None, dict[str, Any]]:
         """The last catalog that this machine made under this configuration, and the fingerprints it was made from."""
-        fact = self.cache.recall(self._fact())
+        fact = self.cache.recall(self._fact()) or {"catalog": self.last, "parts": {}}
         try:
-            return (fact["catalog"], load(self.cache, fact["catalog"]), fact["parts"]) if fact else ("", None, {})
+            name, base, parts = fact["catalog"], load(self.cache, fact["catalog"]), fact["parts"]
         except (MissingError, KeyError, TypeError):
             return "", None, {}
+        same = (base.corpus_spec, base.chunk_spec) == (self.corpus.id, self.chunking.id)
+        return (name, base, parts) if same else ("", None, {})
 
     def _scan(self, parts: list[Part], unchanged: set[str], base: Catalog | None) -> Catalog:
         scan = _Scan(self, parts, unchanged, base)
