@@ -78,7 +78,7 @@ def test_the_same_for_a_reader(cli: Cli, chain: Chain) -> None:
     chain.write([*documents(range(5)), {"id": "doc-0", "title": "again", "text": "Twice."}])
     ran = run(cli, chain)
     assert ran.code == 3
-    assert "embedded 5 texts in 1 batches" in ran.out and "$0" in ran.out
+    assert "embedded 5 texts in 1 batch" in ran.out and "$0" in ran.out
     assert "published 5 documents, 5 chunks, 5 texts" in ran.out
     assert "recall@10 1.000" in ran.out and "1 rejections stand" in ran.out
     again = run(cli, chain)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from embedfill.cli.common import config_argument, money, output_options, show, size
+from embedfill.cli.common import config_argument, money, output_options, plural, show, size
 from embedfill.cli.progress import Console
 from embedfill.config import load
 from embedfill.estimate import Estimate, estimate
@@ -40,6 +40,6 @@ def lines_of(expected: Estimate) -> list[str]:
         f"corpus   {expected.documents:,} documents, {expected.chunks:,} chunks, {expected.texts:,} distinct texts",
         f"rejected {expected.rejected:,}",
         f"to embed {expected.new:,} new texts, {expected.prompt_tokens:,} tokens ({expected.in_flight:,} texts in flight)",
-        f"batches  {expected.batches:,} with {expected.requests:,} requests, {size(expected.bytes)} to upload",
+        f"batches  {plural(expected.batches, 'batch', 'es')} with {plural(expected.requests, 'request')}, {size(expected.bytes)} to upload",
         f"price    {money(expected.cost_usd)}{per}",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from embedfill import run as library
-from embedfill.cli.common import config_argument, money, output_options, say, show, size
+from embedfill.cli.common import config_argument, money, output_options, plural, say, show, size
 from embedfill.cli.plan import lines_of
 from embedfill.cli.progress import Console
 from embedfill.config import load
@@ -72,7 +72,7 @@ def _lines(summary: library.Summary) -> list[str]:
     if not summary.finished:
         return ["batches are out; run it again later to collect them"]
     done = (
-        f"embedded {summary.embedded:,} texts in {summary.batches:,} batches: {summary.prompt_tokens:,} tokens, "
+        f"embedded {summary.embedded:,} texts in {plural(summary.batches, 'batch', 'es')}: {summary.prompt_tokens:,} tokens, "
         f"{money(summary.cost_usd)}"
         if summary.batches
         else "nothing to embed: every text has its vector"

@@ -39,7 +39,7 @@ def lines_of(hits: list[Hit]) -> list[str]:
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines = []
     for hit in hits:
-        titles = [str(hit.metadata[name]) for name in _TITLES if hit.metadata.get(name)]
+        titles = list(dict.fromkeys(str(hit.metadata[name]) for name in _TITLES if hit.metadata.get(name)))
         lines.append(f"{hit.rank:>3}  {hit.score:.3f}  {' · '.join(titles) or hit.document_id}")
         if titles:
             lines.append(f"            {hit.document_id} [{hit.start}:{hit.end}]")

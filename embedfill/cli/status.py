@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from embedfill.cli.common import config_argument, money, output_options, show, size
+from embedfill.cli.common import config_argument, money, output_options, plural, show, size
 from embedfill.config import Config, load
 from embedfill.records import Rejection
 from embedfill.status import Standing, rejections, standing
@@ -47,7 +47,7 @@ def _lines(stands: Standing) -> list[str]:
     return [
         *lines,
         f"shards    {shards}; {stands.in_flight:,} texts in flight, {stands.with_vectors:,} with vectors",
-        f"spent     {stands.prompt_tokens:,} tokens in {stands.batches:,} batches, {money(stands.cost_usd)}",
+        f"spent     {stands.prompt_tokens:,} tokens in {plural(stands.batches, 'batch', 'es')}, {money(stands.cost_usd)}",
     ]
 
 
