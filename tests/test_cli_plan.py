@@ -96,7 +96,7 @@ def test_for_a_reader(cli: Cli, chain: Chain) -> None:
     chain.write(documents(range(1200))).config()
     out = cli("plan", chain.config_path).out
     assert "corpus   1,200 documents, 1,200 chunks, 1,200 distinct texts" in out
-    assert "to embed 1,200 new texts" in out and "batches  12 with 120 requests" in out
+    assert "to embed 1,200 new texts" in out and "to send  12 batches with 120 requests" in out
 
 
 def test_what_it_chunked_the_run_does_not_chunk_again(cli: Cli, chain: Chain) -> None:

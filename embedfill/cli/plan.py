@@ -40,6 +40,6 @@ def lines_of(expected: Estimate) -> list[str]:
         f"corpus   {expected.documents:,} documents, {expected.chunks:,} chunks, {expected.texts:,} distinct texts",
         f"rejected {expected.rejected:,}",
         f"to embed {expected.new:,} new texts, {expected.prompt_tokens:,} tokens ({expected.in_flight:,} texts in flight)",
-        f"batches  {plural(expected.batches, 'batch', 'es')} with {plural(expected.requests, 'request')}, {size(expected.bytes)} to upload",
+        f"to send  {plural(expected.batches, 'batch', 'es')} with {plural(expected.requests, 'request')}, {size(expected.bytes)} to upload",
         f"price    {money(expected.cost_usd)}{per}",
     ]
