@@ -104,7 +104,7 @@ def test_a_missing_corpus_file_or_column_is_exit_1_and_nothing_is_published(cli:
 def test_exit_4_while_batches_are_out_and_0_once_they_are_in(cli: Cli, chain: Chain) -> None:
     """So small a quota that one round cannot send everything."""
     chain.write(documents(range(60)))
-    quota = {"max_enqueued_tokens": 240}
+    quota = {"max_enqueued_tokens": 320}
     ran = run(cli, chain, "--no-wait", "--json", batch=quota)
     assert ran.code == 4
     assert (ran.json["finished"], ran.json["snapshot"], ran.json["documents"]) == (False, "", 0)

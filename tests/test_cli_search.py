@@ -17,10 +17,11 @@ from tests.engine_fixtures import EngineProcess
 HOSTILE = "\x1b[31m\x9b\x07\u202e"
 
 
-@pytest.fixture
-def indexed(cli: Cli, chain: Chain) -> Chain:
-    chain.write(documents(range(40))).config()
-    assert cli("run", chain.config_path).code == 0
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """For tests that only look."""
+    chain = Chain(tmp_path_factory.mktemp("indexed")).write(documents(range(40)))
+    chain.run()
     return chain
 
 
@@ -143,14 +144,14 @@ def judged(folder: Path) -> list[object]:
     return ["--queries", folder / "q.parquet", "--qrels", folder / "r.parquet"]
 
 
-def test_eval_gives_the_means_and_writes_the_ranking(cli: Cli, indexed: Chain) -> None:
-    files = judged(indexed.folder)
-    ran = cli("eval", indexed.config_path, *files, "--out", indexed.folder / "out.parquet", "--json")
+def test_eval_gives_the_means_and_writes_the_ranking(cli: Cli, indexed: Chain, tmp_path: Path) -> None:
+    files = judged(tmp_path)
+    ran = cli("eval", indexed.config_path, *files, "--out", tmp_path / "out.parquet", "--json")
     assert (ran.code, ran.err) == (0, "")
     assert set(ran.json) >= {"queries", "recall_at_10", "mrr_at_10", "ndcg_at_10"}
     assert (ran.json["queries"], ran.json["mrr_at_10"]) == (5, 1.0)
     assert ran.json["recall_at_10"] == pytest.approx(0.9)
-    ranked = pq.read_table(indexed.folder / "out.parquet").to_pylist()
+    ranked = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert {"query_id", "rank", "document_id", "score"} <= set(ranked[0])
     assert len(ranked) == 60
     assert "MRR@10 1.0000" in cli("eval", indexed.config_path, *files).out

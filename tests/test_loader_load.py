@@ -167,7 +167,7 @@ def nonsense(draw: st.DrawFn) -> Meant:
 lines = st.lists(good() | good() | useless() | failed() | nonsense(), max_size=14)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(lines, lines, st.booleans(), st.sampled_from([b"", b"\n", b"\n\n \n"]))
 def test_any_lines_in_any_order(
     tmp_path: Path, output: list[Meant], errors: list[Meant], twice: bool, end: bytes

@@ -10,9 +10,11 @@ from tests.chain_fixtures import Chain, documents, sentence
 from tests.engine_fixtures import EngineProcess
 
 
-@pytest.fixture
-def indexed(chain: Chain) -> Chain:
-    chain.write(documents(range(80))).run()
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """For tests that change its configuration at most."""
+    chain = Chain(tmp_path_factory.mktemp("indexed")).write(documents(range(80)))
+    chain.run()
     return chain
 
 
