@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from embedfill.errors import ConfigError, UsageError
+from embedfill.errors import ConfigError, StoreError, UsageError
 from embedfill.project import Project, open_project
+from embedfill.store.memory import MemoryStore
 from tests.chain_fixtures import Chain
 from tests.cli_fixtures import everything_below
 
@@ -129,3 +130,19 @@ def test_a_rehearsal_is_another_space_than_the_real_thing(chain: Chain) -> None:
         )
     }
     assert len(spaces) == 4
+
+
+class Careless(MemoryStore):
+    """Overwrites, as some services that look like S3 do."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        self.delete(key)
+        return super().create(key, data)
+
+
+def test_a_new_store_that_overwrites_is_not_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Careless()
+    monkeypatch.setattr("embedfill.project.open_store", lambda _: store)
+    with pytest.raises(StoreError, match="create-if-absent"):
+        project(chain)
+    assert list(store.list("")) == []
