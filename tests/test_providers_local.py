@@ -1,9 +1,11 @@
 """The store's own engine: found or started, revived, shared, and gone when nobody needs it, also after crashes."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,13 +156,21 @@ def test_two_that_start_at_once_share_one_engine(data: Path) -> None:
 
 
 def test_one_that_does_not_answer_yet_is_waited_for(data: Path) -> None:
-    """Another engine has taken the directory but not announced itself: our own cannot start, and that is no error."""
-    other = hold(data)
-    until(lambda: (data / "lock").exists(), bool)
-    with LocalEngine(data) as engine:
-        assert answers(engine.url)
-        other.communicate("")
-    assert other.returncode == 0
+    """Another engine has the directory but has not announced itself: our own cannot start, and that is no error."""
+    data.mkdir(parents=True)
+    log = data / "engine.log"
+    with (data / "lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def let_go() -> None:
+            until(lambda: log.exists() and log.read_text(), lambda words: words and "another engine runs" in words)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        with LocalEngine(data) as engine:
+            assert answers(engine.url)
+        thread.join()
 
 
 @pytest.mark.parametrize("notice", [b"", b"garbage", b"[]", b'{"url": 7}', b'{"url": "http://127.0.0.1:9/v1"}'])

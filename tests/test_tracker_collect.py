@@ -205,14 +205,17 @@ def test_a_batch_far_down_the_listing_is_asked_for_by_its_id(tracker: Tracker) -
 
 def test_two_runs_settle_a_batch_once(tracker: Tracker) -> None:
     """The second comes when the first has settled, and deleted the files: it must not find the batch empty."""
+    tracker.account.patience = replace(PATIENCE, listing_delay_s=0.0)
     shard = out(tracker, *texts_of(4))
     other = tracker.again(tidy=True)
     stale = tracker.again().state.refresh()
     (outcome,) = other.advance().outcomes
     assert outcome.vectors == 4 and tracker.provider.files == {}
-    collector = Collector(tracker.account, Settle())
+    settle = Settle()
+    collector = Collector(tracker.account, settle)
     mine = stale.shards[shard.shard.id]
     assert collector.collect(stale, mine, collector.poll([mine])[str(mine.batch_id)]) is None
+    assert settle.given == []
     assert list(tracker.again().state.refresh().outcomes.values()) == [outcome]
 
 

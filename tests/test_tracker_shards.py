@@ -45,22 +45,29 @@ ODD = [
 ]
 
 texts = st.lists(st.sampled_from([*ODD, "word", "x" * 40]), max_size=6).map("".join) | st.text(max_size=12)
-rows = st.lists(st.tuples(texts, st.integers(0, 60), st.booleans()), max_size=40)
+rows = st.lists(st.tuples(texts, st.integers(0, 60), st.sampled_from([False, False, True])), max_size=40)
+
+
+def few(most: int, least: int = 1) -> st.SearchStrategy[int]:
+    """A limit that is tight, or out of the way: so that each one is the first to be met in some example."""
+    return st.integers(least, most) | st.just(10**9)
+
+
 packings = st.builds(
     Packing,
     limits=st.builds(
         Limits,
-        file_bytes=st.integers(300, 4000),
-        batch_requests=st.integers(1, 8),
-        batch_inputs=st.integers(1, 12),
-        request_inputs=st.integers(1, 5),
-        request_tokens=st.integers(1, 100),
-        output_bytes=st.integers(100, 2000),
+        file_bytes=few(4000, 300),
+        batch_requests=few(8),
+        batch_inputs=few(12),
+        request_inputs=few(5),
+        request_tokens=few(100),
+        output_bytes=few(2000, 100),
     ),
     dimensions=st.sampled_from([1, 4, 384]),
     encoding=st.sampled_from(["base64", "float"]),
-    inputs_per_request=st.integers(1, 6),
-    max_inputs=st.integers(1, 12),
+    inputs_per_request=few(6),
+    max_inputs=few(12),
     shard_tokens=st.none() | st.integers(1, 200),
     model=st.sampled_from(["m", "an organisation/" + "with a very long name of a “model” " * 5]),
 )
