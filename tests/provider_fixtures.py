@@ -319,6 +319,7 @@ def _base64(values: "np.ndarray[Any, np.dtype[np.float32]]") -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer's body waits 40 ms for its headers to be acknowledged
     server: "_Server"
 
     def _any(self) -> None:
