@@ -112,7 +112,7 @@ class RefusedError(ProviderError):
         self.status = status
         self.retry_after_s = retry_after_s
         self.param = param
-        self.retryable = status in (408, 409, 429) or status >= 500
+        self.retryable = status in (408, 409, 429) or (status >= 500 and status != 507)  # a full disk stays full
 
 
 class UnreachableError(ProviderError):

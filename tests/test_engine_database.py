@@ -57,6 +57,21 @@ def test_a_failing_change_is_undone_alone(database: Database, tmp_path: Path) ->
     assert _lines(tmp_path) == list(range(50))
 
 
+def test_a_full_disk_fails_its_group_and_nothing_else(database: Database, tmp_path: Path) -> None:
+    def fill(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # as full as it is now
+        try:
+            for line in range(10_000, 20_000):
+                _insert(connection, line)
+        finally:
+            connection.execute("PRAGMA max_page_count = 1000000")
+
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        database.write(fill).result()
+    assert database.write(lambda connection: _insert(connection, 7)).result() == 7
+    assert _lines(tmp_path) == [7]
+
+
 def test_close_commits_what_was_handed_in(tmp_path: Path) -> None:
     database = Database(tmp_path / "engine.db")
     for line in range(2000):

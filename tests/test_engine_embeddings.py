@@ -8,6 +8,7 @@ import pytest
 
 from embedfill.engine.embeddings import Embedded, EmbeddingRequest
 from embedfill.engine.pool import Gate, Pace, Pool, Runner
+from embedfill.engine.wire import MAX_JSON_BYTES
 from embedfill.errors import RefusedError
 from embedfill.models.base import Vectors
 from embedfill.models.load import load
@@ -30,6 +31,8 @@ from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line, te
         ({"model": STATIC, "input": ["a"] * 2049}, "input", "invalid_value"),
         ({"model": STATIC, "input": "word " * 3000}, "input", "context_length_exceeded"),
         ({"model": STATIC, "input": [5] * 2049}, "input", "context_length_exceeded"),
+        ({"model": STATIC, "input": "w " * 200_000}, "input", "context_length_exceeded"),
+        ({"model": STATIC, "input": [[5], [32_000]]}, "input", "invalid_value"),
         ({"model": STATIC, "input": "a", "encoding_format": "hex"}, "encoding_format", "invalid_value"),
         ({"model": STATIC, "input": "a", "dimensions": 65}, "dimensions", "invalid_value"),
         ({"model": STATIC, "input": "a", "dimensions": "64"}, "dimensions", "invalid_value"),
@@ -41,6 +44,38 @@ def test_a_bad_request(engine: EngineProcess, body: object, param: str, code: st
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (400, param, code)
     assert error["type"] == "invalid_request_error" and error["message"]
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(["a", 1], "input[1]"), ([[5], [32_000]], "input[1]"), (["a", "é" * 131_073], "input[1] has 262146 bytes")],
+)
+def test_a_bad_input_is_named(engine: EngineProcess, value: object, named: str) -> None:
+    response = engine.post("/embeddings", json={"model": STATIC, "input": value})
+    assert response.status_code == 400 and named in response.json()["error"]["message"]
+
+
+def test_a_huge_input_is_refused_at_once(engine: EngineProcess) -> None:
+    """Also in a batch, where it costs nobody else a thing."""
+    huge = "word " * 1_600_000
+    began = time.perf_counter()
+    assert engine.post("/embeddings", json={"model": STATIC, "input": huge}).status_code == 400
+    batch = engine.finished(engine.submit(jsonl([request_line("a", huge), request_line("b", "text")])))
+    assert time.perf_counter() - began < 8
+    (line,) = engine.lines(batch["error_file_id"])
+    assert line["response"]["body"]["error"]["code"] == "context_length_exceeded"
+    assert batch["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+
+
+def test_a_text_of_few_tokens_may_be_long(engine: EngineProcess) -> None:
+    body = {"model": "all-MiniLM-L6-v2", "input": "x" * 65_536, "encoding_format": None}
+    (item,) = engine.post("/embeddings", json=body).raise_for_status().json()["data"]
+    assert len(item["embedding"]) == 384
+
+
+def test_a_huge_body_is_refused(engine: EngineProcess) -> None:
+    response = engine.post("/embeddings", content=b" " * (MAX_JSON_BYTES + 1))
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
 
 
 def test_what_is_no_json(engine: EngineProcess) -> None:

@@ -54,6 +54,7 @@ def test_gives_up_with_the_last_error(attempts: int) -> None:
         RefusedError(400, "bad", "bad"),
         RefusedError(401, "key", "key"),
         RefusedError(404, "", "gone"),
+        RefusedError(507, "insufficient_storage", "full"),
         BillingError("no money"),
         ProviderError("nonsense"),
         ValueError("a mistake of ours"),

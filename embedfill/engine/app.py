@@ -13,8 +13,9 @@ from embedfill.engine.auth import BearerAuth
 from embedfill.engine.batch_routes import BatchRoutes
 from embedfill.engine.file_routes import FileRoutes
 from embedfill.engine.model_routes import ModelRoutes
+from embedfill.engine.room import FAILURES, refusal
 from embedfill.engine.service import Engine
-from embedfill.engine.wire import answer, on_error
+from embedfill.engine.wire import answer, on_error, refuse
 from embedfill.errors import EmbedfillError
 
 
@@ -26,10 +27,24 @@ def create_app(engine: Engine, key: SecretStr | None = None) -> Starlette:
         *ModelRoutes(engine.pool).routes(),
     ]
     routes: list[BaseRoute] = [Route("/healthz", _health, methods=["GET"]), Mount("/v1", routes=api), *api]
+
+    async def on_failure(_request: Request, error: Exception) -> Response:
+        refused = refusal(error, engine.data)
+        if refused is None:
+            raise error  # a mistake of ours: to the log, and on to `on_error`
+        response = refuse(refused)
+        response.headers["x-should-retry"] = "false"  # the official clients would, for every 5xx
+        return response
+
     return Starlette(
         routes=routes,
         middleware=[Middleware(BearerAuth, key=key)],
-        exception_handlers={HTTPException: on_error, EmbedfillError: on_error, Exception: on_error},
+        exception_handlers={
+            HTTPException: on_error,
+            EmbedfillError: on_error,
+            Exception: on_error,
+            **dict.fromkeys(FAILURES, on_failure),
+        },
     )
 
 

@@ -146,6 +146,8 @@ def _apply(
     try:
         done.append((future, change(connection)))
     except _FAILURES as error:
+        if not connection.in_transaction:
+            raise  # on a full disk SQLite undoes the whole group itself
         connection.execute("ROLLBACK TO change")
         future.set_exception(error)
     connection.execute("RELEASE change")

@@ -15,6 +15,10 @@ from embedfill.models.base import Model, Vectors, shorten
 
 Input = str | tuple[int, ...]
 _MAX_TOKEN = 1 << 31
+# What a text may have before it is tokenized: far more than fits into any model's tokens, and little enough that no
+# text keeps a tokenizer busy. (8 MB took tens of seconds and gigabytes, only to be refused for its tokens.)
+_TEXT_BYTES = 65_536
+_TOKEN_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +43,10 @@ def parse(body: object, model: Model) -> EmbeddingRequest:
     """Checks a request body for `model`. Raises RefusedError (400) as the API answers it."""
     if not isinstance(body, dict):
         raise refused("The request body must be a JSON object.", None)
-    encoding = body.get("encoding_format", "float")
-    if encoding not in ("float", "base64"):
+    encoding = body.get("encoding_format")
+    if encoding not in (None, "float", "base64"):
         raise refused("encoding_format must be 'float' or 'base64'.", "encoding_format")
-    return EmbeddingRequest(model.name, _inputs(body), encoding == "base64", _dimensions(body, model))
+    return EmbeddingRequest(model.name, _inputs(body, model), encoding == "base64", _dimensions(body, model))
 
 
 def render(request: EmbeddingRequest, answer: Embedded) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def _base64(vectors: Vectors) -> list[str]:
     return [pybase64.b64encode_as_string(data[at : at + width]) for at in range(0, len(data), width)]
 
 
-def _inputs(body: dict[str, Any]) -> list[Input]:
+def _inputs(body: dict[str, Any], model: Model) -> list[Input]:
     value = body.get("input")
     if value is None:
         raise refused("Missing required parameter: 'input'.", "input", "missing_required_parameter")
@@ -81,8 +85,24 @@ def _inputs(body: dict[str, Any]) -> list[Input]:
     if all(type(item) is str for item in value):
         if "" in value:
             raise refused(f"input[{value.index('')}] is an empty string.", "input")
+        _check_sizes(value, model)
         return value
+    if type(value[0]) is str:
+        index = next(index for index, item in enumerate(value) if type(item) is not str)
+        raise refused(f"input[{index}] is not a text like the others.", "input")
     return [_tokens(item, index) for index, item in enumerate(value)]
+
+
+def _check_sizes(texts: list[str], model: Model) -> None:
+    most = max(_TEXT_BYTES, _TOKEN_BYTES * model.max_tokens)
+    for index, text in enumerate(texts):
+        if 4 * len(text) > most and (size := len(text.encode())) > most:  # 4: bytes of a character, at most
+            raise refused(
+                f"This model's maximum context length is {model.max_tokens} tokens, and it takes no text of more than "
+                f"{most} bytes, however input[{index}] has {size} bytes.",
+                "input",
+                "context_length_exceeded",
+            )
 
 
 def _tokens(item: object, index: int) -> tuple[int, ...]:
@@ -99,6 +119,14 @@ def _dimensions(body: dict[str, Any], model: Model) -> int | None:
         allowed = ", ".join(map(str, (*model.shorter_dimensions, model.dimensions)))
         raise refused(f"dimensions of {model.name} must be one of: {allowed}.", "dimensions")
     return value
+
+
+def unknown_token(inputs: Sequence[Input], vocabulary: int) -> RefusedError | None:
+    """The answer to a request with a token id that the model does not have."""
+    for index, item in enumerate(inputs):
+        if not isinstance(item, str) and max(item) >= vocabulary:
+            return refused(f"input[{index}] has token id {max(item)}; the model has {vocabulary} tokens.", "input")
+    return None
 
 
 def over_limit(lengths: Sequence[int], limit: int) -> RefusedError | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from embedfill.batchapi.models import File, Page
 from embedfill.engine.database import Database
 from embedfill.engine.folder import sync_folder
+from embedfill.engine.room import FAILURES
 from embedfill.errors import RefusedError
 
 KEPT_S = 30 * 86_400  # how long batch files and outputs are kept, unless asked otherwise
@@ -39,7 +40,11 @@ class Files:
         file = new_file(part.stat().st_size, filename, purpose, expires_after_s)
         part.rename(self.path(file.id))
         sync_folder(self._files)
-        self._database.write(lambda connection: insert(connection, file)).result()
+        try:
+            self._database.write(lambda connection: insert(connection, file)).result()
+        except FAILURES:  # most likely a full disk: give the room back
+            self.path(file.id).unlink()
+            raise
         return file
 
     def link(self, source: Path, file: File) -> None:

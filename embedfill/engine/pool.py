@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from embedfill.engine.embeddings import Embedded, EmbeddingRequest, Input, over_limit
+from embedfill.engine.embeddings import Embedded, EmbeddingRequest, Input, over_limit, unknown_token
 from embedfill.errors import RefusedError
 from embedfill.models.base import Model, Vectors
 from embedfill.models.known import LOCAL
@@ -79,7 +79,10 @@ class Runner:
         ids = self._ids(list(places))
         lengths = np.fromiter(map(len, ids), np.int64, len(ids)) + self._tokenizer.special_tokens
         counts = [lengths[row].tolist() for row in rows]
-        refusals = [over_limit(count, self.model.max_tokens) for count in counts]
+        refusals = [
+            over_limit(count, self.model.max_tokens) or unknown_token(request.inputs, self._tokenizer.vocabulary)
+            for count, request in zip(counts, requests)
+        ]
         if any(refusals):
             wanted = {place for row, refusal in zip(rows, refusals) if not refusal for place in row}
             ids = [tokens if place in wanted else () for place, tokens in enumerate(ids)]

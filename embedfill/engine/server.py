@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 from pydantic import SecretStr
 
+from embedfill.engine import room
 from embedfill.engine.app import create_app
 from embedfill.engine.folder import Folder
 from embedfill.engine.loop import Loop
@@ -43,6 +44,11 @@ def serve(settings: EngineSettings, announce: Callable[[str], None]) -> None:
     """Runs until SIGTERM or SIGINT, or, `while_used`, until nobody holds `users.lock`. `announce` gets the base URL
     once the engine answers. Raises UsageError, WorldError."""
     _check_host(settings)
+    with room.explained(settings.data):
+        _serve(settings, announce)
+
+
+def _serve(settings: EngineSettings, announce: Callable[[str], None]) -> None:
     folder = Folder(settings.data)
     folder.lock()
     sock = _bind(settings, folder)
@@ -59,11 +65,13 @@ def serve(settings: EngineSettings, announce: Callable[[str], None]) -> None:
         watch.start()
     server.run(sockets=[sock])
     watch.stop(0)
-    ended = engine.stop()
+    ended = server.crash is None and engine.stop()
     folder.release()
-    if not ended or server.crashed:
+    if not ended:
+        if server.crash is not None:
+            _last_words(server.crash, settings.data)
         sys.stderr.flush()
-        os._exit(1 if server.crashed else 0)  # a thread still works: what it does is as safe as in a crash
+        os._exit(0 if server.crash is None else 1)  # a thread may still work: what it does is as safe as in a crash
 
 
 class _Server(uvicorn.Server):
@@ -76,7 +84,7 @@ class _Server(uvicorn.Server):
                 app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S
             )
         )
-        self.crashed = False
+        self.crash: BaseException | None = None
         self._host = settings.host
         self._folder = folder
         self._announce = announce
@@ -155,7 +163,16 @@ def _on_crash(server: _Server) -> None:
 
     def crashed(args: threading.ExceptHookArgs) -> None:
         report(args)
-        server.crashed = True
+        server.crash = server.crash or args.exc_value or args.exc_type()
         server.should_exit = True
 
     threading.excepthook = crashed
+
+
+def _last_words(crash: BaseException, data: Path) -> None:
+    """Below the traceback: what a user can do about it."""
+    unknown = WorldError(
+        f"the engine on {data} ends after an error of its own: {crash!r}", "start it again: it goes on; nothing is lost"
+    )
+    known = room.world_error(crash, data) or unknown
+    sys.stderr.write(f"error: {known.message}\nhint: {known.hint}\n")

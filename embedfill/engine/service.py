@@ -22,6 +22,7 @@ class Engine:
     """Owns the data directory. `start` goes on with what a crash interrupted."""
 
     def __init__(self, root: Path, threads: int) -> None:
+        self.data = root
         self.database = Database(root / "engine.db")
         self.files = Files(root, self.database)
         self.batches = Batches(self.database)

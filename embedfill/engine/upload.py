@@ -5,6 +5,7 @@ Fields may come before or after the file. The part file is removed unless it bec
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ class Upload:
         return self._files.adopt(self._part, self._filename or "upload", purpose, expires_after_s)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk: nobody wants what is still to be written
+            self._file.close()
         self._part.unlink(missing_ok=True)
 
     def _segment(self, segment: Any) -> None:  # noqa: ANN401 - multipart has no types

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from embedfill.engine.refusal import envelope, refused
 from embedfill.errors import EmbedfillError, RefusedError
 
-MAX_JSON_BYTES = 256_000_000
+MAX_JSON_BYTES = 64 << 20  # a body is held in memory, and parsed it takes several times as much
 
 
 def answer(value: BaseModel | dict[str, Any] | bytes, status: int = 200) -> Response:

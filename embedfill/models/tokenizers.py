@@ -93,6 +93,7 @@ class FileTokenizer:
         self._core.no_padding()
         self._core.encode_special_tokens = True
         self.special_tokens = int(self._core.num_special_tokens_to_add(False))
+        self.vocabulary = int(self._core.get_vocab_size())
 
     def count(self, texts: Sequence[str]) -> list[int]:
         return [len(encoding) for encoding in self._core.encode_batch_fast(list(texts), add_special_tokens=False)]

@@ -22,7 +22,7 @@ def retrying(
     sleep: Callable[[float], None] = time.sleep,
     attempts: int = ATTEMPTS,
 ) -> Result:
-    """Calls until an answer that is none of 408, 409, 429, 5xx comes, at most `attempts` times. `revive` is called
+    """Calls until an answer that is none of 408, 409, 429, 5xx but 507 comes, at most `attempts` times. `revive` is called
     after a lost connection: it may bring a local server back."""
     for attempt in range(1, attempts + 1):
         try:
@@ -84,5 +84,6 @@ def _hint(status: int) -> str:
         403: "the key may not do this: check its project and rights",
         404: "check embedding.base_url, and that the key belongs to the project that made the object",
         429: "the provider asks to slow down: run again later",
+        507: "the provider's disk is full: make room there, then run again",
     }
     return hints.get(status, "")

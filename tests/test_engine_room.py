@@ -1,0 +1,86 @@
+"""A directory that cannot be written: requests are told so, the engine goes on once there is room, and loses nothing.
+
+The limit on the size of a file stands for the full disk: writes fail as they do there, at any point of one.
+"""
+
+import errno
+import resource
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from embedfill.engine import room
+from embedfill.errors import WorldError
+from tests.engine_fixtures import STATIC, EngineProcess, batch_body, jsonl, request_line, texts
+
+_LINES = 2_000
+
+
+def _leave(engine: EngineProcess, size: int) -> None:
+    """No file of the running engine may be written beyond `size`."""
+    assert engine.process is not None
+    resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_requests_on_a_full_disk(new_engine: Callable[..., EngineProcess]) -> None:
+    engine = new_engine().start()
+    small, large = jsonl([request_line("a", "text")]), jsonl(request_line(f"r{n}", "text") for n in range(30_000))
+    file_id = engine.upload(small).raise_for_status().json()["id"]
+    for size, call in (
+        (200_000, lambda: engine.upload(large)),  # its part file
+        (1_000, lambda: engine.upload(small)),  # its row
+        (1_000, lambda: engine.post("/batches", json=batch_body(file_id))),
+        (1_000, lambda: engine.http.delete(f"{engine.url}/files/{file_id}")),
+    ):
+        _leave(engine, size)
+        response = call()
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["type"]) == (507, "insufficient_storage", "server_error")
+        assert str(engine.data) in error["message"] and "nothing is lost" in error["message"]
+        assert response.headers["x-should-retry"] == "false"
+        assert engine.get(f"/files/{file_id}/content").content == small
+        assert [len(list((engine.data / name).iterdir())) for name in ("parts", "files")] == [0, 1]
+        assert engine.get("/batches").json()["data"] == []
+    _leave(engine, resource.RLIM_INFINITY)
+    assert engine.finished(engine.submit(small))["status"] == "completed"
+
+
+def test_a_running_batch_on_a_full_disk(
+    new_engine: Callable[..., EngineProcess], capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = new_engine("--model", STATIC).start()
+    file_id = engine.upload(jsonl(request_line(f"r{n}", list(texts(2, 2 * n))) for n in range(_LINES))).json()["id"]
+    _leave(engine, 3_000_000)  # the results take more
+    batch_id = engine.post("/batches", json=batch_body(file_id)).raise_for_status().json()["id"]
+    assert engine.wait() == 1
+    message, hint = capfd.readouterr().err.splitlines()[-2:]
+    assert message.startswith("error: the engine cannot write to its data directory")
+    assert str(engine.data) in message and "too large" in message
+    assert hint.startswith("hint: free some space on the disk") and "start the engine again" in hint
+    engine.start()
+    assert engine.finished(batch_id)["request_counts"] == {"total": _LINES, "completed": _LINES, "failed": 0}
+    connection = sqlite3.connect(engine.data / "engine.db")
+    assert connection.execute("SELECT runs, count(*) FROM lines GROUP BY runs").fetchall() == [(1, _LINES)]
+    connection.close()
+
+
+def test_what_says_that_a_disk_is_full(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "x", isolation_level=None)
+    connection.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(sqlite3.Error) as full:
+        connection.execute("CREATE TABLE x (y)")
+    connection.close()
+    assert room.cause(full.value) == errno.ENOSPC
+    assert [room.cause(OSError(number, "")) for number in (errno.EDQUOT, errno.EIO, errno.ENOENT)] == [
+        errno.EDQUOT,
+        errno.EIO,
+        None,
+    ]
+    assert room.cause(ValueError("full")) is room.cause(sqlite3.IntegrityError("full")) is None
+    with pytest.raises(WorldError, match="No space left") as raised, room.explained(tmp_path):
+        raise full.value
+    assert str(tmp_path) in raised.value.message and "free some space" in raised.value.hint
+    with pytest.raises(FileNotFoundError), room.explained(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "gone")
