@@ -142,7 +142,7 @@ class EngineConfig(_Table):
 
 class ExecutorConfig(_Table):
     kind: Literal["local"] = "local"
-    workers: int = Field(default=0, ge=0, description="0 means one per core")
+    workers: int = Field(default=0, ge=0, le=256, description="0 means one per core")
 
     @property
     def count(self) -> int:
@@ -191,7 +191,7 @@ def parse_size(value: str) -> int:
 def load(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     """Reads and checks a configuration file. Raises UsageError (no such file, not TOML) or ConfigError (a value)."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such configuration file", "write one with: embedfill init " + str(path)) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -230,8 +230,9 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
         elif key and table in Config.model_fields and table not in ("store", "base"):
             _set(merged, table, key, _toml_value(value))
         else:
+            shown = "***" if _SECRET.search(name) else value
             raise ConfigError(
-                name, value, "no such setting (EMBEDFILL_<TABLE>__<KEY>, or EMBEDFILL_STORE)", "environment"
+                name, shown, "no such setting (EMBEDFILL_<TABLE>__<KEY>, or EMBEDFILL_STORE)", "environment"
             )
     return merged
 

@@ -10,15 +10,15 @@ from embedfill.batchapi.prices import DATED, cost_usd
 from embedfill.catalog.live import chunk_rows, load_live, wanted_texts
 from embedfill.ids import IdSet
 from embedfill.project import Project
-from embedfill.records import Catalog
+from embedfill.records import Catalog, Shard
 from embedfill.tracker.plan import Refused, blocked_ids, missing, pack, refused
-from embedfill.tracker.state import State
+from embedfill.tracker.state import State, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """`new` texts have no vector yet and are not in flight. `bytes` are those of the batch files to be uploaded;
-    `cost_usd` is None where no price is known. Prices: USD per million tokens, as of `prices_dated`."""
+    """`new` texts have no vector yet and are not out at the provider; `in_flight` ones are. `bytes` are those of the
+    batch files to be uploaded; `cost_usd` is None where no price is known. Prices: USD per million tokens, as of `prices_dated`."""
 
     documents: int
     chunks: int
@@ -62,7 +62,10 @@ def estimate(project: Project, catalog: Catalog, state: State) -> Estimate:
     whole = totals(project, catalog)
     live = load_live(project.cache, catalog.documents)
     wanted = wanted_texts(project.cache, catalog, np.unique(live.versions))
-    new = batches = tokens = requests = size = 0
+    waiting, out = _open_shards(state)  # what an earlier run planned and did not submit is still to be paid
+    new, batches = sum(shard.texts for shard in waiting), len(waiting)
+    tokens, requests = sum(shard.tokens for shard in waiting), sum(shard.requests for shard in waiting)
+    size = sum(shard.file_bytes for shard in waiting)
     for shard in pack(missing(wanted, blocked_ids(state, refusals)), project.packing(project.quota()), refusals):
         new, batches, tokens = new + len(shard.rows), batches + 1, tokens + shard.tokens
         requests, size = requests + shard.requests, size + shard.file_bytes
@@ -72,7 +75,7 @@ def estimate(project: Project, catalog: Catalog, state: State) -> Estimate:
         texts=len(whole.texts),
         rejected=catalog.rejected + rejected_texts(whole.texts, refusals),
         new=new,
-        in_flight=len(state.in_flight()),
+        in_flight=sum(shard.texts for shard in out),
         prompt_tokens=tokens,
         batches=batches,
         requests=requests,
@@ -80,6 +83,13 @@ def estimate(project: Project, catalog: Catalog, state: State) -> Estimate:
         cost_usd=cost_usd(tokens, project.price),
         price_per_million=project.price,
     )
+
+
+def _open_shards(state: State) -> tuple[list[Shard], list[Shard]]:
+    """Shards that are only planned, and those that are claimed or submitted."""
+    planned = [one.shard for one in state.open() if one.status is Status.PLANNED]
+    out = [one.shard for one in state.open() if one.status is not Status.PLANNED]
+    return planned, out
 
 
 def rejected_texts(wanted: IdSet, refusals: Refused) -> int:

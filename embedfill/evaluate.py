@@ -49,6 +49,8 @@ def evaluate_index(config: Config, queries: Path, qrels: Path, out: Path | None 
     """The metrics of the published index on judged questions. `out`: where to write the ranked hits. Raises
     CorpusError for a file that cannot be used, UsageError where nothing is published or no query counts."""
     retriever = Retriever.open(config)
+    if out is not None and out.resolve() in (queries.resolve(), qrels.resolve()):
+        raise UsageError(f"--out {out} would overwrite a file that is read", "give another name")
     questions, judgements = read_queries(queries), read_qrels(qrels)
     hits = retriever.search_many([text for _, text in questions], K, by_document=True)
     ranking = list(zip((name for name, _ in questions), hits, strict=True))
@@ -99,6 +101,8 @@ def read_queries(path: Path) -> list[tuple[str, str]]:
     texts = _values(path, table, "text", (str,), "text")
     seen: set[str] = set()
     for row, name in enumerate(names):
+        if not texts[row].strip():
+            raise CorpusError(str(path), f"row {row}: the question is empty", "leave the row out")
         if name in seen:
             raise CorpusError(str(path), f"row {row}: query_id {name!r} stands twice")
         seen.add(name)

@@ -66,6 +66,11 @@ def open_project(config: Config, read_only: bool = False) -> Project:
         raise ConfigError("embedding.query_template", config.embedding.query_template, "{query} is all it may name")
     corpus = spec_of(config, template.names)
     chunking = _chunk_spec(config, model, text)
+    price = batch_price(model.name, profile.name, config.embedding.price_per_million)
+    if config.batch.budget_usd is not None and price is None:
+        raise ConfigError(
+            "embedding.price_per_million", None, f"is required with a budget: no price of {model.name} is known"
+        )
     store, store_id = _open_store(config, read_only)
     cache_root = config.path(config.cache.dir) if config.cache.dir else default_root()
     return Project(
@@ -78,7 +83,7 @@ def open_project(config: Config, read_only: bool = False) -> Project:
         space=space_of(config, model),
         corpus=corpus,
         chunking=chunking,
-        price=batch_price(model.name, profile.name, config.embedding.price_per_million),
+        price=price,
         paid=is_paid(config, profile),
     )
 

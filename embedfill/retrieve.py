@@ -45,8 +45,7 @@ class Retriever:
                 f"the configuration names {project.space.profile} at {project.space.origin}",
                 "search with the configuration that built it, or run this one first",
             )
-        files = {name: project.cache.path(key) for name, key in snapshot.index.files.items()}
-        return cls(project, snapshot, Searcher.open(snapshot.index, files))
+        return cls(project, snapshot, open_index(project, snapshot))
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The best `k` chunks for one query, best first."""
@@ -77,3 +76,9 @@ class Retriever:
 def _encodable(text: str) -> str:
     """Lone surrogates, which no encoding of text has, become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def open_index(project: Project, snapshot: Snapshot) -> Searcher:
+    """Opens the index files of a snapshot. Raises MissingError or SearchIndexError where one is gone or damaged."""
+    files = {name: project.cache.path(key) for name, key in snapshot.index.files.items()}
+    return Searcher.open(snapshot.index, files)

@@ -20,7 +20,7 @@ import numpy as np
 from embedfill.catalog.live import load_live, wanted_texts
 from embedfill.catalog.scan import Scanner
 from embedfill.config import Config
-from embedfill.errors import BillingError, StoreError, UsageError
+from embedfill.errors import BillingError, MissingError, SearchIndexError, StoreError, UsageError
 from embedfill.estimate import Estimate, estimate, rejected_texts, totals
 from embedfill.executors.local import LocalExecutor
 from embedfill.index.assemble import assemble
@@ -32,6 +32,7 @@ from embedfill.providers.client import BatchClient
 from embedfill.providers.connect import connect
 from embedfill.providers.profiles import patience_of
 from embedfill.records import Catalog, Counts, Outcome, Snapshot
+from embedfill.retrieve import open_index
 from embedfill.tracker.advance import Advance
 from embedfill.tracker.maker import this_maker
 from embedfill.tracker.plan import make_plan, refused
@@ -124,7 +125,21 @@ class _Run:
     def _is_current(self, catalog: str, state: State, published: Publication) -> bool:
         """Whether the published snapshot is made of just this, and nothing is out: then there is nothing to do."""
         content = self._content(catalog, state)
-        return published.snapshot is not None and published.snapshot.content == content and not state.open()
+        same = published.snapshot is not None and published.snapshot.content == content and not state.open()
+        return same and self._is_intact(published)
+
+    def _is_intact(self, published: Publication) -> bool:
+        """Whether the published index can be opened. One that cannot is built again, from vectors that are there."""
+        if published.snapshot is None:
+            return True
+        try:
+            open_index(self.project, published.snapshot)
+        except (SearchIndexError, MissingError) as error:
+            for key in published.snapshot.index.files.values():
+                self.project.cache.forget(key)
+            self.options.progress.note(f"the published index is damaged and is built again: {error.message}")
+            return False
+        return True
 
     def _content(self, catalog: str, state: State) -> str:
         project = self.project
@@ -145,7 +160,7 @@ class _Run:
 
     def _plan(self, catalog: Catalog, state: State) -> bool:
         project = self.project
-        if project.paid and not state.shards:
+        if project.paid and not any(shard.attempt for shard in state.shards.values()):
             self._confirm(catalog, state)
         live = load_live(project.cache, catalog.documents)
         versions = np.unique(live.versions)
@@ -168,7 +183,7 @@ class _Run:
         settle = Settler(
             project.store, project.cache, project.space.id, project.model.dimensions, project.price, self.options.at
         )
-        advance = Advance(account, state, settle, self.quota)
+        advance = Advance(account, state, settle, self.quota, self.options.progress.note)
         texts = sum(shard.shard.texts for shard in state.open())
         with self.options.progress.stage("embed", texts, "texts") as stage:
             done = advance.run(self.options.wait, _Texts(stage).see)
@@ -199,7 +214,8 @@ class _Run:
         project = self.project
         state.refresh()
         content = self._content(name, state)
-        if published.snapshot is not None and published.snapshot.content == content:
+        same = published.snapshot is not None and published.snapshot.content == content
+        if same and self._is_intact(published):
             self._describe(published)
             return True
         with self._timed("index"):
@@ -223,7 +239,7 @@ class _Run:
         with self.options.progress.stage("index", None, "rows") as stage:
             assembled = assemble(
                 project.store, project.cache, catalog, packs, project.model.dimensions, project.config.index,
-                project.config.executor.count, stage.advance,
+                stage.advance,
             )  # fmt: skip
         self.options.at("after-index")
         return Snapshot(

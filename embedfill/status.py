@@ -1,14 +1,16 @@
 """Where a store stands, read off it without changing anything: what is published, what is out, what was spent."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
-from embedfill.catalog.live import corpus_rejections
+from embedfill import ids
+from embedfill.catalog.live import corpus_rejections, first_places
 from embedfill.catalog.tables import load as load_catalog
 from embedfill.config import Config
+from embedfill.ids import IdSet
 from embedfill.index.publish import current
 from embedfill.project import open_project
 from embedfill.records import Rejection, Source
@@ -77,7 +79,10 @@ def rejections(config: Config) -> list[Rejection]:
     state = State(project.store, project.cache, project.space.id).refresh()
     texts = refused(state.refusals(), config.batch.max_attempts).rejected
     snapshot = current(project.store, project.cache).snapshot
-    rows = corpus_rejections(project.cache, load_catalog(project.cache, snapshot.catalog)) if snapshot else b""
-    found = [orjson.loads(line) for line in rows.splitlines()]
+    if snapshot is None:
+        return [texts[text_id] for text_id in sorted(texts)]
+    catalog = load_catalog(project.cache, snapshot.catalog)
+    found = [orjson.loads(line) for line in corpus_rejections(project.cache, catalog).splitlines()]
     corpus = [Rejection(**{**value, "source": Source(**value["source"])}) for value in found]
-    return [*corpus, *(texts[text_id] for text_id in sorted(texts))]
+    holders = first_places(project.cache, catalog, IdSet(ids.array(sorted(texts))))
+    return [*corpus, *(replace(texts[text_id], document_id=holders.get(text_id)) for text_id in sorted(texts))]

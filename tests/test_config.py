@@ -290,3 +290,10 @@ def test_a_secret_hides_itself() -> None:
     assert "sk-123" not in repr(key) + str(key)
     assert config.secret("MY_KEY", {}) is None
     assert config.secret("MY_KEY", {"MY_KEY": " "}) is None
+
+
+@pytest.mark.parametrize("name", ["EMBEDFILL_OPENAI_API_KEY", "EMBEDFILL_EMBEDDING_API_KEY", "EMBEDFILL_API_KEY"])
+def test_a_key_in_a_misspelt_variable_is_not_shown(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=name) as raised:
+        config.parse({"store": "s", "corpus": {"paths": ["x"]}}, tmp_path, environ={name: "sk-topsecret"})
+    assert "topsecret" not in str(raised.value)

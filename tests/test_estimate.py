@@ -53,11 +53,11 @@ def test_only_what_changed_is_new(chain: Chain) -> None:
     assert (found.documents, found.texts, found.new, found.batches, found.requests) == (31, 31, 2, 1, 1)
 
 
-def test_what_is_planned_already_is_in_flight_and_not_new(chain: Chain) -> None:
+def test_what_is_planned_but_not_submitted_is_still_to_be_paid(chain: Chain) -> None:
     chain.write(documents(range(30))).run_and_die("after-plan")
     chain.write(documents(range(40)), "corpus.parquet")
     found = look(open_project(chain.config()))
-    assert (found.new, found.in_flight, found.batches) == (10, 30, 1)
+    assert (found.new, found.in_flight, found.batches) == (40, 0, 2)
 
 
 def test_it_changes_nothing_but_chunks(chain: Chain) -> None:

@@ -52,7 +52,7 @@ def catalog(cache: Cache) -> Catalog:
 
 
 def build(cache: Cache, held: Catalog, packs: list[str]) -> Assembled:
-    return assemble(cache.store, cache, held, packs, DIMENSIONS, IndexConfig(), 1, lambda rows: None)
+    return assemble(cache.store, cache, held, packs, DIMENSIONS, IndexConfig(), lambda rows: None)
 
 
 def search(cache: Cache, built: Assembled, query: NDArray[np.float32], k: int = 10) -> list[Hit]:

@@ -7,7 +7,7 @@ import pytest
 from embedfill.errors import ConfigError, StoreError, UsageError
 from embedfill.project import Project, open_project
 from embedfill.store.memory import MemoryStore
-from tests.chain_fixtures import Chain
+from tests.chain_fixtures import Chain, documents
 from tests.cli_fixtures import everything_below
 
 
@@ -146,3 +146,16 @@ def test_a_new_store_that_overwrites_is_not_used(chain: Chain, monkeypatch: pyte
     with pytest.raises(StoreError, match="create-if-absent"):
         project(chain)
     assert list(store.list("")) == []
+
+
+def test_a_budget_needs_a_price(chain: Chain) -> None:
+    chain.write(documents(range(1)))
+    embedding = {"provider": "openai", "model": "of-our-own", "dimensions": 8, "base_url": "http://127.0.0.1:1/v1"}
+    with pytest.raises(ConfigError, match="price_per_million"):
+        open_project(chain.config(embedding=embedding, batch={"budget_usd": 1.0}))
+
+
+def test_a_base_url_is_for_a_remote_provider(chain: Chain) -> None:
+    chain.write(documents(range(1)))
+    with pytest.raises(ConfigError, match=r"embedding\.base_url.*remote provider"):
+        open_project(chain.config(embedding={"model": "wordllama-256", "base_url": "http://127.0.0.1:1/v1"}))

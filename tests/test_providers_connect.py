@@ -140,3 +140,16 @@ def test_the_local_provider_runs_for_as_long_as_the_context(tmp_path: Path) -> N
         os.kill(pid, signal.SIGKILL)
         assert client.embed(["a text"], "wordllama-256").shape == (1, 256)
     assert not notice.exists()
+
+
+def test_a_key_written_where_its_variable_is_named_is_not_shown(tmp_path: Path) -> None:
+    raw = {
+        "store": "s",
+        "corpus": {"paths": ["x"]},
+        "embedding": {"provider": "openai", "model": "text-embedding-3-small"},
+    }
+    raw["embedding"]["api_key_env"] = "sk-proj-SECRETKEY"  # type: ignore[index]
+    config = parse(raw, tmp_path, environ={})
+    with pytest.raises(ConfigError, match="api_key_env") as raised:
+        remote_client(config, profile_of(config))
+    assert "SECRETKEY" not in str(raised.value)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from embedfill.config import load
-from embedfill.errors import CorpusError
+from embedfill.errors import CorpusError, SearchIndexError, StoreError
 from embedfill.records import Hit
 from embedfill.retrieve import Retriever
 from tests.chain_fixtures import Chain, documents, sentence
@@ -172,3 +172,22 @@ def test_a_new_model_is_a_new_space(chain: Chain, new_chain: Callable[[str], Cha
     assert (summary.embedded, summary.reused) == (20, 0)
     back = chain.run(embedding={"model": "wordllama-256", "dimensions": 256})
     assert (back.embedded, back.reused) == (0, 20)
+
+
+def test_a_damaged_index_is_built_again_from_the_vectors_that_are_there(chain: Chain) -> None:
+    chain.write(documents(range(60))).run()
+    victim = next((chain.folder / "store" / "index").glob("*/row_places.npy"))
+    victim.write_bytes(victim.read_bytes()[:100])
+    with pytest.raises(SearchIndexError):
+        search(chain, sentence(3))
+    summary = chain.run()
+    assert (summary.batches, summary.embedded, summary.texts) == (0, 0, 60)
+    assert ids_of(search(chain, sentence(3)))[0] == "doc-3"
+
+
+def test_a_damaged_record_is_named(chain: Chain) -> None:
+    chain.write(documents(range(5))).run()
+    victim = next((chain.folder / "store" / "published").iterdir())
+    victim.write_bytes(victim.read_bytes()[:10])
+    with pytest.raises(StoreError, match=r"published/00000001\.json is damaged"):
+        chain.run()

@@ -9,7 +9,7 @@ import pytest
 
 from embedfill import ids
 from embedfill.batchapi.models import Batch
-from embedfill.errors import UnreachableError
+from embedfill.errors import ProviderError, UnreachableError
 from embedfill.loader.packs import read_pack
 from embedfill.records import Outcome
 from embedfill.store import layout
@@ -154,6 +154,20 @@ def test_a_batch_that_is_gone_is_lost_after_a_while_and_its_texts_go_out_again(t
     assert tracker.again().state.refresh().open() == []
     tracker.embed(texts_of(4))
     assert len(tracker.vectors()) == 4
+
+
+def test_a_batch_that_another_account_knows_is_not_paid_again(tracker: Tracker) -> None:
+    """Under another project's key batch and input file are both unknown: nothing is given up."""
+    shard = out(tracker, "a", "b")
+    gone(tracker, shard)
+    kept = dict(tracker.provider.files)
+    tracker.provider.files.clear()
+    with pytest.raises(ProviderError, match=r"neither batch .* nor its input file"):
+        tracker.advance()
+    assert [one.status for one in tracker.again().state.refresh().open()] == [Status.SUBMITTED]
+    tracker.provider.files.update(kept)
+    (outcome,) = tracker.again().advance().outcomes
+    assert outcome.status == "lost"
 
 
 def test_a_batch_that_is_away_for_a_moment_is_not_lost(tracker: Tracker) -> None:

@@ -164,6 +164,26 @@ def places(cache: Cache, catalog: Catalog, live: Live) -> Iterator[Any]:
         )
 
 
+def first_places(cache: Cache, catalog: Catalog, wanted: IdSet) -> dict[bytes, str]:
+    """For each wanted text that stands somewhere: the id of the first document that holds it."""
+    live = load_live(cache, catalog.documents)
+    found: dict[bytes, int] = {}
+    for batch in places(cache, catalog, live) if len(wanted) else ():
+        text_ids = ids.from_arrow(batch.column("text_id"))
+        mask = wanted.has(text_ids)
+        numbers = batch.column("document").to_numpy()[mask].tolist()
+        for text_id, number in zip(ids.tolist(text_ids[mask]), numbers, strict=True):
+            found.setdefault(text_id, number)
+    names = dict[int, str]()
+    sought, start = set(found.values()), 0
+    for batch in live.read(cache, ["document_id"]) if found else ():
+        names |= {
+            number: batch.column(0)[number - start].as_py() for number in sought if start <= number < start + len(batch)
+        }
+        start += len(batch)
+    return {text_id: names[number] for text_id, number in found.items()}
+
+
 def corpus_rejections(cache: Cache, catalog: Catalog) -> bytes:
     """The catalog's rejected corpus rows, one JSON object a line."""
     return cache.read(catalog.rejections) if catalog.rejections else b""

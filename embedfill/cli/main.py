@@ -1,11 +1,14 @@
 """`embedfill`: the verbs, and the one place where errors become words, JSON and exit codes."""
 
+import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
@@ -66,13 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Never returns: exits with one of the documented codes."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
+    signal.signal(signal.SIGTERM, _interrupt)  # as a supervisor stops a service: said like Ctrl-C
     code = call(list(sys.argv[1:] if arguments is None else arguments))
+    if sys.stdout is None:  # the caller closed it
+        sys.exit(code)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain of it at its end, once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def call(arguments: list[str]) -> int:
@@ -104,7 +114,8 @@ def _fail(arguments: list[str], error: EmbedfillError, exit_code: int) -> int:
     if error.hint:
         say(f"  {error.hint}")
     if "--json" in arguments:
-        show_json(error.as_dict())
+        with contextlib.suppress(OSError):  # what cannot be written cannot be said either: the exit code tells
+            show_json(error.as_dict())
     return exit_code
 
 

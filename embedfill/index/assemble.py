@@ -79,7 +79,7 @@ def wanted_ids(cache: Cache, catalog: Catalog, versions: IdArray) -> IdSet:
 
 def assemble(
     store: Store, cache: Cache, catalog: Catalog, packs: Sequence[str], dimensions: int, config: IndexConfig,
-    threads: int, progress: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> Assembled:  # fmt: skip
     """Builds the index of a catalog over its packs and puts it into the store, files before manifest."""
     live = load_live(cache, catalog.documents)
@@ -87,7 +87,7 @@ def assemble(
     work = cache.scratch("index", secrets.token_hex(8))
     try:
         source = VectorSource(gathered.batches, len(gathered.ids), dimensions)
-        built = build_index(source, config.target_recall, config.memory, work, threads, progress)
+        built = build_index(source, config.target_recall, config.memory, work, progress=progress)
         documents = live.read(cache, ["document_id", "metadata"])
         written = write_places(work, gathered.ids, documents, places(cache, catalog, live))
         files = _put(store, {**built.files, **written.files})

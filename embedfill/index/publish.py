@@ -3,13 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import orjson
-
 from embedfill import ids
 from embedfill.records import Counts, IndexManifest, Snapshot, Space
 from embedfill.store import layout
 from embedfill.store.base import Store
-from embedfill.store.cache import Cache
+from embedfill.store.cache import Cache, parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ def current(store: Store, cache: Cache) -> Publication:
         newest = entry.key
     if not newest:
         return Publication(0, "", None)
-    name = orjson.loads(store.read(newest))["snapshot"]
+    name = parse_json(newest, store.read(newest))["snapshot"]
     return Publication(layout.number_of(newest), name, load(cache, name))
 
 

@@ -1,5 +1,6 @@
 """From a configuration to a client: starts the local engine, or takes URL and key of a remote provider."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ def base_url(config: Config, profile: Profile) -> str:
 
 
 def is_paid(config: Config, profile: Profile) -> bool:
-    """Whether submitting costs money: not on this machine."""
+    """Whether submitting is taken to cost money: not at a server of this machine, whatever may be behind it."""
     return profile.paid and not is_loopback(base_url(config, profile))
 
 
@@ -72,7 +73,14 @@ def remote_client(config: Config, profile: Profile) -> BatchClient:
     key = secret(embedding.api_key_env)
     if key is None and embedding.base_url is None:
         raise ConfigError(
-            "embedding.api_key_env", embedding.api_key_env, "no such environment variable is set; it holds the API key"
+            "embedding.api_key_env",
+            _shown(embedding.api_key_env),
+            "no such environment variable is set; it holds the API key",
         )
     headers = {"OpenAI-Organization": embedding.organization, "OpenAI-Project": embedding.project}
     return BatchClient(base_url(config, profile), key, {name: value for name, value in headers.items() if value})
+
+
+def _shown(name: str) -> str:
+    """The name of a variable; what does not look like one may be the key itself, written in the wrong place."""
+    return name if re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) else "***"

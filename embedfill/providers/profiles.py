@@ -45,6 +45,9 @@ class Patience:
 def profile_of(config: Config) -> Profile:
     """The profile that the configuration names. Raises ConfigError when it needs a base_url and has none."""
     profile = PROFILES[config.embedding.provider]
+    if profile.name == "local" and config.embedding.base_url:
+        allowed = "is for a remote provider: set embedding.provider to 'openai' or 'generic', or leave it out"
+        raise ConfigError("embedding.base_url", config.embedding.base_url, allowed)
     if profile.name == "generic" and not config.embedding.base_url:
         raise ConfigError("embedding.base_url", None, "is required with provider = 'generic'")
     return profile

@@ -42,6 +42,10 @@ class Cache:
             self._place(copy, lambda temp: self._fetch(key, temp))
         return copy
 
+    def forget(self, key: str) -> None:
+        """Drops the copy of an object, if there is one: it was found to be damaged."""
+        (self.root / "objects" / key).unlink(missing_ok=True)
+
     def read(self, key: str) -> bytes:
         """An immutable object's bytes. Raises MissingError."""
         if self.store.local_path(key) is not None:
@@ -49,7 +53,8 @@ class Cache:
         return self.path(key).read_bytes()
 
     def json(self, key: str) -> Any:  # noqa: ANN401 - what the object holds
-        return orjson.loads(self.read(key))
+        """Raises MissingError, and StoreError naming the object where it is damaged."""
+        return parse_json(key, self.read(key))
 
     def scratch(self, *parts: str) -> Path:
         """A folder for work in progress, made if absent. Whoever uses it removes what is done with."""
@@ -109,6 +114,15 @@ class Cache:
         except OSError as error:
             hint = "free some space there, or set [cache] dir to another place"
             raise StoreError(f"cannot write to the cache {self.root}: {error.strerror or error}", hint) from error
+
+
+def parse_json(key: str, data: bytes) -> Any:  # noqa: ANN401 - what the object holds
+    """An object's JSON. Raises StoreError naming it where it is damaged."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        hint = "bring it back from a backup; nothing else of the store is touched"
+        raise StoreError(f"the store's object {key} is damaged: {error}", hint) from None
 
 
 def default_root() -> Path:

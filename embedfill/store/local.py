@@ -48,12 +48,13 @@ class LocalStore:
 
     def put_file(self, key: str, path: Path) -> None:
         target = self.root / check_key(key)
-        if target.is_file():
+        if target.is_file() and target.stat().st_size == path.stat().st_size:
             return
         with path.open("rb") as source, self._world(key), _new_file(target) as (file, temp):
             shutil.copyfileobj(source, file, _BLOCK)
             _sync(file)
-            _link(temp, target)
+            temp.replace(target)  # of another length, what stands there is damaged: these are the bytes of that name
+            _sync_directory(target.parent)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         with self._world(key), self._opened(key) as file:

@@ -27,10 +27,13 @@ class Advanced:
 
 
 class Advance:
-    """The tracker's loop over one account."""
+    """The tracker's loop over one account. `note` is told what a user should see."""
 
-    def __init__(self, account: Account, state: State, settle: Settle, quota: Quota) -> None:
+    def __init__(
+        self, account: Account, state: State, settle: Settle, quota: Quota, note: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.account = account
+        self.note = note
         self.state = state
         self.quota = quota
         self.collector = Collector(account, settle)
@@ -66,9 +69,12 @@ class Advance:
 
     def _endure(self, error: ProviderError, wait: bool) -> None:
         """A batch may take a day: an outage of minutes on the way is no reason to give up waiting."""
+        out = any(shard.status in (Status.CLAIMED, Status.SUBMITTED) for shard in self.state.open())
         away = isinstance(error, UnreachableError) or (isinstance(error, RefusedError) and error.status >= 500)
         self._outages += 1
-        if not (away and wait) or self._outages >= _OUTAGES:
+        if self._outages == 1:
+            self.note(f"{error.message}; trying again")
+        if not (away and wait and out) or self._outages >= _OUTAGES:
             raise error
 
     def _finished(self) -> bool:

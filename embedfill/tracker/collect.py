@@ -9,7 +9,7 @@ from pathlib import Path
 
 from embedfill import ids
 from embedfill.batchapi.models import Batch
-from embedfill.errors import MissingError
+from embedfill.errors import MissingError, ProviderError, RefusedError
 from embedfill.records import Outcome
 from embedfill.store import layout
 from embedfill.tracker.state import ShardState, State, store_time
@@ -18,6 +18,7 @@ from embedfill.tracker.submit import Account
 # (shard, its ended batch, its files that exist) -> outcome; packs and refusals are in the store when it returns.
 Settle = Callable[[ShardState, Batch, list[Path]], Outcome]
 _PAGES_BEFORE_ASKING = 3
+_FILE_LIFE_S = 30 * 86_400  # providers delete batch files after a month
 
 
 @dataclass(slots=True)
@@ -101,11 +102,26 @@ class Collector:
         age_s = store_time(self.account.store) - shard.claimed_at
         if not self._long_missing(str(shard.batch_id)) and age_s <= self.account.patience.claim_ttl_s:
             return None
+        if not self.account.tidy and age_s < _FILE_LIFE_S and not self._knows_file(state.claim(shard).file_id):
+            raise ProviderError(
+                f"the provider knows neither batch {shard.batch_id} nor its input file",
+                "is this the key of another project? Run again with the one that submitted it: nothing is lost",
+            )
         outcome = Outcome(
             shard.shard.id, shard.attempt, shard.batch_id, "lost", shard.shard.texts, 0, 0, 0, None, (),
             errors=("the provider knows no batch of this id",),
         )  # fmt: skip
         return self._write(state, shard, outcome)
+
+    def _knows_file(self, file_id: str) -> bool:
+        """A batch may be lost; that its file is gone as well means another account, or a month."""
+        try:
+            self.account.client.file(file_id)
+        except RefusedError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
 
     def _long_missing(self, name: str) -> bool:
         first = self.missing_since.setdefault(name, time.monotonic())

@@ -22,7 +22,7 @@ from embedfill.ids import IdArray, IdSet
 from embedfill.records import Claim, Maker, Outcome, Refusal, Shard
 from embedfill.store import layout
 from embedfill.store.base import Entry, Store
-from embedfill.store.cache import Cache
+from embedfill.store.cache import Cache, parse_json
 from embedfill.tracker.shards import shard_ids
 
 
@@ -130,7 +130,7 @@ class State:
         return IdSet(np.concatenate(found)) if found else IdSet()
 
     def _add_plan(self, key: str) -> None:
-        plan = orjson.loads(self.store.read(key))
+        plan = parse_json(key, self.store.read(key))
         self._last_plan, self.plans = key, layout.number_of(key)
         for value in plan["shards"]:
             self.shards[value["id"]] = ShardState(Shard(**value), settled=value["id"] in self._settled)
@@ -152,7 +152,7 @@ class State:
         if state is None or state.settled or attempt != state.attempt:
             return
         if key not in self._references:
-            self._references[key] = orjson.loads(self.store.read(key))["batch_id"]
+            self._references[key] = parse_json(key, self.store.read(key))["batch_id"]
         state.batch_id = self._references[key]
         state.void = state.batch_id is None
 
@@ -165,7 +165,7 @@ def reference(batch_id: str | None, reason: str = "") -> bytes:
 def read_reference(store: Store, key: str) -> tuple[bool, str | None]:
     """Whether a reference stands, and the batch it names (None: void)."""
     try:
-        return True, orjson.loads(store.read(key))["batch_id"]
+        return True, parse_json(key, store.read(key))["batch_id"]
     except MissingError:
         return False, None
 
