@@ -252,6 +252,17 @@ def test_ctrl_c_in_mid_run_is_130_and_the_next_run_finishes(cli: Cli, chain: Cha
     assert len(submitted) == len({name.rpartition("-")[0] for name in submitted})
 
 
+def test_a_supervisors_sigterm_is_said_like_ctrl_c(chain: Chain) -> None:
+    chain.write(documents(range(120)))
+    chain.config(batch={"max_enqueued_tokens": 400, "poll_s": 0.2})
+    process = start(chain)
+    wait_for(chain.folder / "store" / "claims")
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    ran = Ran(process.returncode, out.decode(), err.decode())
+    assert (ran.code, ran.error["code"]) == (130, "interrupted")
+
+
 def test_a_verb_leaves_the_callers_process_as_it_was(chain: Chain) -> None:
     chain.write(documents(range(3))).config()
     handler = signal.getsignal(signal.SIGINT)

@@ -11,7 +11,7 @@ from embedfill.project import open_project
 from embedfill.records import Outcome, Refusal
 from embedfill.status import rejections, standing
 from embedfill.store import layout
-from tests.chain_fixtures import Chain, documents
+from tests.chain_fixtures import Chain, documents, sentence
 
 TEXT = ids.text_id("refused").hex()
 
@@ -83,3 +83,11 @@ def test_shards_are_counted_by_state(chain: Chain) -> None:
     found = standing(chain.config())
     assert found.shards == {"claimed": 1, "planned": 2}
     assert (found.in_flight, found.with_vectors) == (250, 0)
+
+
+def test_a_rejected_text_names_the_document_that_it_stands_in(chain: Chain) -> None:
+    chain.write(documents(range(3))).run()
+    text = ids.text_id(sentence(1)).hex()
+    for number in range(3):
+        settle(chain, number, [Refusal(text, "content_policy", "no", alone=True)])
+    assert [(one.text_id, one.document_id) for one in rejections(chain.config())] == [(text, "doc-1")]
