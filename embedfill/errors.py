@@ -54,7 +54,8 @@ class ConfigError(UsageError):
 
     def __init__(self, key: str, value: object, allowed: str, source: str = "") -> None:
         where = f" in {source}" if source else ""
-        super().__init__(f"{key} = {value!r}{where}: {allowed}")
+        missing = value is None and allowed.startswith("is required")
+        super().__init__(f"{key}{where} {allowed}" if missing else f"{key} = {value!r}{where}: {allowed}")
         self.key = key
         self.value = value
         self.allowed = allowed

@@ -77,7 +77,7 @@ def test_the_budget_counts_what_is_spent_and_what_is_out(tracker: Tracker, budge
         return
     with pytest.raises(BillingError, match="budget_usd") as raised:
         quota.check_budget(tracker.state, shard(2), PRICE)
-    assert "$0.0030 spent, $0.0030 in flight" in raised.value.message and raised.value.exit_code == 5
+    assert "$0.003 spent, $0.003 in flight" in raised.value.message and raised.value.exit_code == 5
 
 
 @pytest.mark.parametrize("price", [0.0, None])

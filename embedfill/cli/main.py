@@ -103,8 +103,16 @@ def call(arguments: list[str]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001 - the last resort: words instead of a traceback
-        hint = "this is a fault of embedfill: run it again with --debug and report what it prints"
-        return _fail(arguments, EmbedfillError(f"{type(error).__name__}: {error}", hint, "internal"), 1)
+        return _fail(arguments, _unforeseen(error), 1)
+
+
+def _unforeseen(error: Exception) -> EmbedfillError:
+    """What no other part has put into words. Arrow's own errors are of a file that is not what it was."""
+    if type(error).__module__.partition(".")[0] == "pyarrow":
+        hint = "an object of the store, or its copy in the cache, is damaged: bring it back, or delete the cache"
+        return EmbedfillError(f"a table cannot be read: {error}", hint, "store")
+    hint = "this is a fault of embedfill: run it again with --debug and report what it prints"
+    return EmbedfillError(f"{type(error).__name__}: {error}", hint, "internal")
 
 
 def _fail(arguments: list[str], error: EmbedfillError, exit_code: int) -> int:

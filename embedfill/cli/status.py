@@ -57,5 +57,9 @@ def _rejected(config: Config) -> Iterator[str]:
 
 
 def _rejection_line(rejection: Rejection) -> str:
-    where = f"{rejection.source.file} row {rejection.source.row}" if rejection.source else f"text {rejection.text_id}, in document {rejection.document_id}"
+    where = (
+        f"{rejection.source.file} row {rejection.source.row}"
+        if rejection.source
+        else f"text {rejection.text_id}, in document {rejection.document_id}"
+    )
     return f"rejected  {rejection.code}  {where}: {rejection.message}"

@@ -49,8 +49,8 @@ class Quota:
         open_usd = sum(cost_usd(other.shard.tokens, price_per_million) or 0.0 for other in open_shards)
         if state.spent_usd() + open_usd + price > self.budget_usd:
             raise BillingError(
-                f"the next batch (${price:.4f}) would exceed budget_usd = {self.budget_usd}: ${state.spent_usd():.4f} "
-                f"spent, ${open_usd:.4f} in flight",
+                f"the next batch (${price:.6g}) would exceed budget_usd = {self.budget_usd}: ${state.spent_usd():.6g} "
+                f"spent, ${open_usd:.6g} in flight",
                 "raise batch.budget_usd, then run again: it goes on from here",
             )
 
