@@ -56,7 +56,8 @@ def _ask(expected: Estimate) -> bool:
     say("\n".join(lines_of(expected)))
     if not sys.stdin.isatty():
         raise UsageError("this run would spend money and nobody can be asked", "pass --yes, or set batch.budget_usd")
-    return click.confirm("Submit this?", default=False, err=True)
+    click.echo("Submit this? [y/N] ", err=True, nl=False)  # stdout is for the result alone
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _exit_code(summary: library.Summary) -> int:
