@@ -11,9 +11,9 @@ from pathlib import Path
 
 from embedfill.batchapi.models import File, Page
 from embedfill.engine.database import Database
-from embedfill.engine.folder import sync_folder
 from embedfill.engine.room import FAILURES
 from embedfill.errors import RefusedError
+from embedfill.store.local import sync_directory
 
 KEPT_S = 30 * 86_400  # how long batch files and outputs are kept, unless asked otherwise
 _COLUMNS = "id, bytes, created_at, filename, purpose, expires_at"
@@ -39,7 +39,7 @@ class Files:
         """Makes a complete, synced part file a file. Returns once it would survive a power failure."""
         file = new_file(part.stat().st_size, filename, purpose, expires_after_s)
         part.rename(self.path(file.id))
-        sync_folder(self._files)
+        sync_directory(self._files)
         try:
             self._database.write(lambda connection: insert(connection, file)).result()
         except FAILURES:  # most likely a full disk: give the room back
@@ -50,7 +50,7 @@ class Files:
     def link(self, source: Path, file: File) -> None:
         """Gives synced bytes the name of a file whose row is about to be made."""
         self.path(file.id).hardlink_to(source)
-        sync_folder(self._files)
+        sync_directory(self._files)
 
     def get(self, file_id: str) -> File:
         """Raises RefusedError (404)."""

@@ -75,12 +75,3 @@ class Folder:
         temp = self.path / f".{name}.{os.getpid()}"
         temp.write_bytes(data)
         temp.replace(self.path / name)
-
-
-def sync_folder(folder: Path) -> None:
-    """The names in a folder are safe after this."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from embedfill.engine.database import Database
-from embedfill.engine.folder import sync_folder
+from embedfill.store.local import sync_directory
 
 Name = Literal["output", "error"]
 NAMES: tuple[Name, ...] = ("output", "error")
@@ -43,7 +43,7 @@ class Spool:
         for name in NAMES:
             self._files[name] = os.open(self.path(name), os.O_WRONLY | os.O_CREAT, 0o644)
             os.ftruncate(self._files[name], self._ends[name])
-        sync_folder(folder)
+        sync_directory(folder)
 
     def path(self, name: Name) -> Path:
         return self.folder / name
@@ -112,8 +112,8 @@ class Spools:
         held = self.input(batch_id)
         held.parent.mkdir(exist_ok=True)
         held.hardlink_to(source)
-        sync_folder(held.parent)
-        sync_folder(self._root)
+        sync_directory(held.parent)
+        sync_directory(self._root)
         return held
 
     def input(self, batch_id: str) -> Path:

@@ -54,7 +54,7 @@ class LocalStore:
             shutil.copyfileobj(source, file, _BLOCK)
             _sync(file)
             temp.replace(target)  # of another length, what stands there is damaged: these are the bytes of that name
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         with self._world(key), self._opened(key) as file:
@@ -135,7 +135,7 @@ def _link(temp: Path, target: Path) -> bool:
         os.link(temp, target)
     except FileExistsError:
         return False
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
     return True
 
 
@@ -145,7 +145,7 @@ def _make_directory(folder: Path) -> None:
         return
     _make_directory(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_directory(folder.parent)
+    sync_directory(folder.parent)
 
 
 def _sync(file: BinaryIO) -> None:
@@ -153,7 +153,8 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
+    """The names in a folder are safe after this."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
