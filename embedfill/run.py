@@ -12,7 +12,7 @@ Every step starts from what the store says, so a run that was killed anywhere is
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -107,10 +107,11 @@ class _Run:
         """One pass. False where another run published meanwhile: everything is to be computed anew."""
         project = self.project
         with self._timed("scan"):
-            name, catalog = self._scan()
+            name, catalog = scan(project, self.options.progress)
         state = State(project.store, project.cache, project.space.id).refresh()
-        published = current(project.store, project.cache)
-        if not self._is_current(name, state, published):
+        content = self._content(name, state)
+        published = self._published(content)
+        if not self._is_made_of(published, content) or state.open():
             with self._timed("embed"):
                 self._embed(catalog, state)
         self._account()
@@ -119,17 +120,20 @@ class _Run:
             return True
         return self._publish(name, catalog, state, published)
 
-    def _scan(self) -> tuple[str, Catalog]:
-        return scan(self.project, self.options.progress)
+    def _published(self, content: str) -> Publication:
+        """The newest publication. One of just this content whose index cannot be opened counts as none: it is built
+        again, from vectors that are there."""
+        published = current(self.project.store, self.project.cache)
+        if self._is_made_of(published, content) and not self._is_intact(published):
+            return replace(published, snapshot=None)
+        return published
 
-    def _is_current(self, catalog: str, state: State, published: Publication) -> bool:
-        """Whether the published snapshot is made of just this, and nothing is out: then there is nothing to do."""
-        content = self._content(catalog, state)
-        same = published.snapshot is not None and published.snapshot.content == content and not state.open()
-        return same and self._is_intact(published)
+    @staticmethod
+    def _is_made_of(published: Publication, content: str) -> bool:
+        return published.snapshot is not None and published.snapshot.content == content
 
     def _is_intact(self, published: Publication) -> bool:
-        """Whether the published index can be opened. One that cannot is built again, from vectors that are there."""
+        """Whether the published index can be opened; drops the copies of one that cannot."""
         if published.snapshot is None:
             return True
         try:
@@ -214,8 +218,7 @@ class _Run:
         project = self.project
         state.refresh()
         content = self._content(name, state)
-        same = published.snapshot is not None and published.snapshot.content == content
-        if same and self._is_intact(published):
+        if self._is_made_of(published, content):
             self._describe(published)
             return True
         with self._timed("index"):
