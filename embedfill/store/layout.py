@@ -65,10 +65,6 @@ def index_file(digest: str, name: str) -> str:
     return f"index/{digest}/{name}"
 
 
-def manifest(digest: str) -> str:
-    return f"manifests/{digest}.json"
-
-
 def snapshot(digest: str) -> str:
     return f"snapshots/{digest}.json"
 
