@@ -90,20 +90,14 @@ class ChunkingConfig(_Table):
         return value
 
 
-class EmbeddingConfig(_Table):
-    provider: Literal["local", "openai", "generic"] = "local"
-    model: Name = "all-MiniLM-L6-v2"
-    dimensions: int | None = Field(default=None, ge=1, le=16384)
-    template: str = "{text}"
-    query_template: str = "{query}"
+class EndpointConfig(_Table):
+    """Who runs the batches, and where. `api_key_env` names the variable that holds the key; None: the profile's own."""
+
+    provider: Literal["local", "openai", "voyage", "dashscope", "doubleword", "azure", "generic"] = "local"
     base_url: str | None = None
-    api_key_env: Name = "OPENAI_API_KEY"
+    api_key_env: Name | None = None
     organization: Name | None = None
     project: Name | None = None
-    encoding_format: Literal["base64", "float"] = "base64"
-    tokenizer: Name | None = None
-    max_input_tokens: int | None = Field(default=None, ge=8)
-    price_per_million: float | None = Field(default=None, ge=0)
 
     @field_validator("base_url")
     @classmethod
@@ -114,8 +108,22 @@ class EmbeddingConfig(_Table):
         return value.rstrip("/") if value else value
 
 
+class EmbeddingConfig(EndpointConfig):
+    model: Name = "all-MiniLM-L6-v2"
+    dimensions: int | None = Field(default=None, ge=1, le=16384)
+    template: str = "{text}"
+    query_template: str = "{query}"
+    encoding_format: Literal["base64", "float"] = "base64"
+    tokenizer: Name | None = None
+    max_input_tokens: int | None = Field(default=None, ge=8)
+    price_per_million: float | None = Field(default=None, ge=0)
+
+
 class BatchConfig(_Table):
+    tier: int | None = Field(default=None, ge=1, le=5)
     max_enqueued_tokens: int | None = Field(default=None, ge=1)
+    max_enqueued_requests: int | None = Field(default=None, ge=1)
+    completion_window: Name | None = None
     budget_usd: float | None = Field(default=None, ge=0)
     max_attempts: int = Field(default=3, ge=1)
     inputs_per_request: int = Field(default=100, ge=1, le=2048)

@@ -1,18 +1,21 @@
 """What a configuration means: its store, cache, model, space and specs. Opens them; does no work."""
 
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedfill.batchapi.prices import batch_price
+from embedfill.batchapi.lines import EmbeddingsRequest
+from embedfill.batchapi.prices import batch_price, cost_usd
 from embedfill.chunker.template import Template
 from embedfill.config import Config
 from embedfill.corpus.spec import CorpusSpec, spec_of
 from embedfill.errors import ConfigError, MissingError, UsageError
 from embedfill.models.known import ModelInfo, max_chunk_tokens, resolve
-from embedfill.providers.connect import is_paid, space_of
+from embedfill.providers.client import BatchClient
+from embedfill.providers.connect import connect, engine_data, is_paid, space_of
 from embedfill.providers.profiles import Profile, profile_of
-from embedfill.records import ChunkSpec, Space
+from embedfill.records import ChunkSpec, Shard, Space
 from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache, default_root
@@ -51,6 +54,20 @@ class Project:
             model=self.model.name,
         )
 
+    @property
+    def request(self) -> EmbeddingsRequest:
+        embedding = self.config.embedding
+        dimensions = embedding.dimensions if self.model.shorter != () else None
+        return EmbeddingsRequest(self.model.name, embedding.encoding_format, dimensions, self.profile.dialect)
+
+    def price_of(self, shard: Shard) -> float | None:
+        """USD of a whole shard; None where no price is known."""
+        return cost_usd(shard.tokens, self.price)
+
+    def client(self) -> AbstractContextManager[BatchClient]:
+        """The provider's client; the local engine runs as long as the context lasts."""
+        return connect(self.config.embedding, engine_data(self.config, self.store, self.cache))
+
     def quota(self) -> Quota:
         return Quota(self.config.batch.max_enqueued_tokens, self.config.batch.budget_usd)
 
@@ -59,7 +76,7 @@ def open_project(config: Config, read_only: bool = False) -> Project:
     """Opens what the configuration names. With `read_only` nothing is made: a store that is not there is a
     UsageError. Raises ConfigError for what does not fit together."""
     model = resolve(config.embedding)
-    profile = profile_of(config)
+    profile = profile_of(config.embedding)
     text = _template(config)
     template = Template(text)
     if Template(config.embedding.query_template, "query", "embedding.query_template").names:
@@ -84,7 +101,7 @@ def open_project(config: Config, read_only: bool = False) -> Project:
         corpus=corpus,
         chunking=chunking,
         price=price,
-        paid=is_paid(config, profile),
+        paid=is_paid(config.embedding, profile),
     )
 
 

@@ -109,7 +109,8 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One exact batch file: which texts, in which requests. Never changes. Its rows are a Parquet object `key`."""
+    """One exact batch file: which texts, in which requests. Never changes. Its rows are a Parquet object `key`.
+    `tokens` are prompt tokens; `output_tokens` what its requests may generate at most, 0 for embeddings."""
 
     id: str
     key: str
@@ -117,6 +118,7 @@ class Shard:
     texts: int
     tokens: int
     file_bytes: int
+    output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,8 @@ class Maker:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The intent to submit a shard, written before POST /batches. Times are the provider's seconds."""
+    """The intent to submit a shard, written before POST /batches. Times are the provider's seconds. One without
+    `file_id` is of the synchronous endpoint: nothing can be found again of what it may have sent."""
 
     shard: str
     attempt: int
@@ -145,17 +148,22 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A provider's error for one text. `alone`: the request held no other text, so the words are about this one."""
+    """A provider's error for one text. `inputs` is how many texts its request held: with 1 the words are about it."""
 
     text_id: str
     code: str
     message: str
-    alone: bool
+    inputs: int
+
+    @property
+    def alone(self) -> bool:
+        return self.inputs == 1
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a submitted batch; settles its shard, and is the spending record. `refusals` names an object."""
+    """What became of a submitted batch; settles its shard, and is the spending record. `refusals` names an object;
+    `seconds` is how long the batch took by the provider's clock, None where it does not say."""
 
     shard: str
     attempt: int
@@ -170,6 +178,8 @@ class Outcome:
     refusals: str | None = None
     anomalies: Mapping[str, int] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    completion_tokens: int = 0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

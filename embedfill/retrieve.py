@@ -69,7 +69,7 @@ class Retriever:
             return shorten(load_model(space.model).embed(texts), space.dimensions)
         whole = KNOWN[space.model].dimensions if space.model in KNOWN else space.dimensions
         asked = space.dimensions if space.dimensions != whole else None
-        with remote_client(self.project.config, self.project.profile) as client:
+        with remote_client(self.project.config.embedding, self.project.profile) as client:
             return np.asarray(client.embed(texts, space.model, asked), np.float32)
 
 

@@ -29,8 +29,7 @@ from embedfill.loader.settle import Settler
 from embedfill.progress import Progress, Quiet, Stage
 from embedfill.project import Project, open_project
 from embedfill.providers.client import BatchClient
-from embedfill.providers.connect import connect
-from embedfill.providers.profiles import patience_of
+from embedfill.providers.profiles import patience_of, window_of
 from embedfill.records import Catalog, Counts, Outcome, Snapshot
 from embedfill.retrieve import open_index
 from embedfill.tracker.advance import Advance
@@ -155,7 +154,7 @@ class _Run:
         """Plans what is missing and carries it to its outcomes, until nothing is missing."""
         while self._plan(catalog, state) or state.open():
             self.options.at("after-plan")
-            with connect(self.project.config, self.project.store, self.project.cache) as client:
+            with self.project.client() as client:
                 self._advance(client, catalog, state)
             if not self.options.wait and state.open():
                 self.summary.finished = False
@@ -196,19 +195,19 @@ class _Run:
         self.summary.parked = done.parked
 
     def _account_of(self, client: BatchClient) -> Account:
-        project, embedding = self.project, self.project.config.embedding
+        project, request = self.project, self.project.request
         return Account(
             store=project.store,
             cache=project.cache,
             client=client,
             space=project.space.id,
             store_id=project.store_id,
-            model=project.model.name,
-            dimensions=embedding.dimensions if project.model.shorter != () else None,
-            encoding=embedding.encoding_format,
-            price_per_million=project.price,
+            line=request.line,
+            price_of=project.price_of,
             patience=patience_of(project.profile, project.config.batch),
             maker=this_maker(),
+            window=window_of(project.profile, project.config.batch),
+            options=request.batch_options,
             tidy=project.profile.name == "local",
             at=self.options.at,
         )

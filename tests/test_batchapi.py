@@ -22,7 +22,7 @@ odd_text = st.text(alphabet='a\u2028\u2029\x85\x0b\x0c\n\r\t\0"\\é中\U0001f600
 
 @given(st.lists(odd_text, min_size=1, max_size=5), st.none() | st.integers(1, 3072))
 def test_a_request_is_one_line_that_says_what_was_asked(texts: list[str], dimensions: int | None) -> None:
-    line = lines.request_line("s-0", "m", texts, "base64", dimensions)
+    line = lines.EmbeddingsRequest("m", "base64", dimensions).line("s-0", texts)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     read = json.loads(line)

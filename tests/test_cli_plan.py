@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from embedfill.batchapi.lines import EmbeddingsRequest
 from embedfill.store import layout
 from embedfill.store.local import LocalStore
 from embedfill.tracker.shards import write_batch_file
@@ -59,7 +60,7 @@ def test_the_bytes_are_those_that_are_uploaded_or_a_little_more(cli: Cli, chain:
     store, out, sizes = LocalStore(chain.folder / "store"), chain.folder / "batch.jsonl", []
     for entry in store.list("shards/"):
         shard = chain.folder / "store" / entry.key
-        write_batch_file(shard, out, shard.stem, "wordllama-256", "base64", None)
+        write_batch_file(shard, out, shard.stem, EmbeddingsRequest("wordllama-256", "base64", None).line)
         sizes.append(out.stat().st_size)
     assert len(sizes) == 3
     assert 0.7 * said < sum(sizes) <= said

@@ -131,7 +131,7 @@ def test_a_store_url_stays_as_it_is() -> None:
         ({"chunking": {"max_tokens": "256"}}, "chunking.max_tokens", "256", "integer"),
         ({"chunking": {"max_tokens": 100, "overlap": 51}}, "chunking.overlap", 51, "at most half of max_tokens, 50"),
         ({"chunking": {"format": "html"}}, "chunking.format", "html", "'auto', 'text', 'markdown' or 'code'"),
-        ({"embedding": {"provider": "cohere"}}, "embedding.provider", "cohere", "'local', 'openai' or 'generic'"),
+        ({"embedding": {"provider": "cohere"}}, "embedding.provider", "cohere", "'azure' or 'generic'"),
         ({"embedding": {"base_url": "localhost:80"}}, "embedding.base_url", "localhost:80", "http:// or https://"),
         ({"embedding": {"base_url": "http://a b"}}, "embedding.base_url", "http://a b", "http:// or https://"),
         ({"embedding": {"dimensions": 0}}, "embedding.dimensions", 0, "greater than or equal to 1"),

@@ -43,7 +43,7 @@ def at(url: str) -> Config:
 def test_the_origin_of_a_space(url: str | None, origin: str) -> None:
     """A rehearsal against a stand-in must never be taken for the real thing."""
     made = config(embedding={"base_url": url} if url else {})
-    assert origin_of(made, profile_of(made)) == origin
+    assert origin_of(made.embedding, profile_of(made.embedding)) == origin
     assert space_of(made, resolve(made.embedding)).origin == origin
 
 
@@ -71,7 +71,7 @@ def test_the_local_space_has_no_address(tmp_path: Path) -> None:
 )
 def test_only_this_machine_is_free(url: str | None, paid: bool) -> None:
     made = config(embedding={"base_url": url} if url else {})
-    assert is_paid(made, profile_of(made)) is paid
+    assert is_paid(made.embedding, profile_of(made.embedding)) is paid
 
 
 @pytest.mark.parametrize("url", ["http://x:notaport/v1", "http://x:99999/v1", "http://[::1/v1", "ftp://x/v1", "x"])
@@ -82,7 +82,7 @@ def test_an_address_that_is_none_is_refused_before_anything_is_sent(url: str) ->
 
 def test_the_local_engine_is_free() -> None:
     made = config(embedding={"provider": "local", "model": "wordllama-256"})
-    assert not is_paid(made, profile_of(made))
+    assert not is_paid(made.embedding, profile_of(made.embedding))
 
 
 def test_where_the_engine_keeps_its_state(tmp_path: Path) -> None:
@@ -95,11 +95,11 @@ def test_where_the_engine_keeps_its_state(tmp_path: Path) -> None:
 
 
 def test_a_key_is_needed_where_the_provider_is_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made, store = config(), MemoryStore()
+    made = config()
     for value in (None, "", "  "):
         if value is not None:
             monkeypatch.setenv("OPENAI_API_KEY", value)
-        with pytest.raises(ConfigError, match="OPENAI_API_KEY"), connect(made, store, Cache(tmp_path, store)):
+        with pytest.raises(ConfigError, match="OPENAI_API_KEY"), connect(made.embedding, tmp_path):
             pass
 
 
@@ -115,8 +115,7 @@ def test_a_configured_address_key_and_headers_are_used(
         }
     )
     monkeypatch.setenv("OTHER_KEY", " sk-other\n")
-    store = MemoryStore()
-    with connect(made, store, Cache(tmp_path, store)) as client:
+    with connect(made.embedding, tmp_path) as client:
         assert list(client.batches()) == []
     headers = provider.requests[0].headers
     assert headers["authorization"] == "Bearer sk-other"
@@ -125,7 +124,7 @@ def test_a_configured_address_key_and_headers_are_used(
 
 def test_a_configured_address_may_need_no_key(provider: Provider) -> None:
     made = at(provider.url)
-    with remote_client(made, profile_of(made)) as client:
+    with remote_client(made.embedding, profile_of(made.embedding)) as client:
         assert list(client.batches()) == []
     assert set(provider.requests[0].headers) & {"authorization", "openai-organization", "openai-project"} == set()
 
@@ -134,7 +133,7 @@ def test_the_local_provider_runs_for_as_long_as_the_context(tmp_path: Path) -> N
     made = config(embedding={"provider": "local", "model": "wordllama-256"})
     store = LocalStore(tmp_path / "store")
     notice = tmp_path / "store" / "engine" / "engine.json"
-    with connect(made, store, Cache(tmp_path / "cache", store)) as client:
+    with connect(made.embedding, engine_data(made, store, Cache(tmp_path / "cache", store))) as client:
         pid = orjson.loads(notice.read_bytes())["pid"]
         assert client.embed(["a text"], "wordllama-256").shape == (1, 256)
         os.kill(pid, signal.SIGKILL)
@@ -151,5 +150,5 @@ def test_a_key_written_where_its_variable_is_named_is_not_shown(tmp_path: Path) 
     raw["embedding"]["api_key_env"] = "sk-proj-SECRETKEY"  # type: ignore[index]
     config = parse(raw, tmp_path, environ={})
     with pytest.raises(ConfigError, match="api_key_env") as raised:
-        remote_client(config, profile_of(config))
+        remote_client(config.embedding, profile_of(config.embedding))
     assert "SECRETKEY" not in str(raised.value)

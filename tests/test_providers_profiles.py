@@ -16,14 +16,17 @@ def config(**embedding: Any) -> Config:
 
 @pytest.mark.parametrize("name", ["local", "openai"])
 def test_the_profile_that_is_named(name: str) -> None:
-    assert profile_of(config(provider=name)).name == name
+    assert profile_of(config(provider=name).embedding).name == name
 
 
 def test_a_generic_provider_needs_an_address() -> None:
     with pytest.raises(ConfigError, match=r"embedding\.base_url") as raised:
-        profile_of(config(provider="generic", model="m", dimensions=4))
+        profile_of(config(provider="generic", model="m", dimensions=4).embedding)
     assert raised.value.exit_code == 2
-    assert profile_of(config(provider="generic", base_url="http://x/v1", model="m", dimensions=4)).name == "generic"
+    assert (
+        profile_of(config(provider="generic", base_url="http://x/v1", model="m", dimensions=4).embedding).name
+        == "generic"
+    )
 
 
 @pytest.mark.parametrize("name", PROFILES)

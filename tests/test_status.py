@@ -50,7 +50,7 @@ def test_no_store_at_all(chain: Chain) -> None:
 def test_a_text_that_was_refused_often_enough_is_listed_with_the_providers_words(chain: Chain) -> None:
     chain.write([*documents(range(3)), {"id": "doc-0", "title": "t", "text": "again"}]).run()
     for number in range(3):
-        settle(chain, number, [Refusal(TEXT, "content_policy", f"word {number}", alone=True)])
+        settle(chain, number, [Refusal(TEXT, "content_policy", f"word {number}", 1)])
         listed = [(one.code, one.text_id) for one in rejections(chain.config())]
         assert (("content_policy", TEXT) in listed) == (number == 2)
         assert standing(chain.config()).texts_refused == (1 if number == 2 else 0)
@@ -89,5 +89,5 @@ def test_a_rejected_text_names_the_document_that_it_stands_in(chain: Chain) -> N
     chain.write(documents(range(3))).run()
     text = ids.text_id(sentence(1)).hex()
     for number in range(3):
-        settle(chain, number, [Refusal(text, "content_policy", "no", alone=True)])
+        settle(chain, number, [Refusal(text, "content_policy", "no", 1)])
     assert [(one.text_id, one.document_id) for one in rejections(chain.config())] == [(text, "doc-1")]

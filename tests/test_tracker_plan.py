@@ -32,7 +32,7 @@ def id_list(texts: list[str]) -> list[bytes]:
 
 
 def refusal(text: str, alone: bool, message: str = "words") -> Refusal:
-    return Refusal(ids.text_id(text).hex(), "code", message, alone)
+    return Refusal(ids.text_id(text).hex(), "code", message, 1 if alone else 5)
 
 
 def test_everything_is_missing_at_first_and_nothing_is_planned_twice(tracker: Tracker) -> None:

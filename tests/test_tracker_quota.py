@@ -1,16 +1,16 @@
 """What may go out: the enqueued-token limit, the budget, and what outcomes teach."""
 
-import time
 from typing import Any
 
 import pytest
 
+from embedfill.clock import Clock
 from embedfill.errors import BillingError, ProviderError
 from embedfill.records import Outcome, Shard
 from embedfill.tracker import quota as quota_module
 from embedfill.tracker.quota import Quota
 from embedfill.tracker.submit import submit
-from tests.tracker_fixtures import PRICE, Tracker, texts_of
+from tests.tracker_fixtures import Tracker, price_of, texts_of
 
 
 def shard(tokens: int) -> Shard:
@@ -73,22 +73,21 @@ def test_the_budget_counts_what_is_spent_and_what_is_out(tracker: Tracker, budge
     submit(tracker.account, tracker.planned(*texts_of(3, start=3)))
     quota = Quota(None, budget)
     if fits:
-        quota.check_budget(tracker.state, shard(2), PRICE)
+        quota.check_budget(tracker.state, shard(2), price_of)
         return
     with pytest.raises(BillingError, match="budget_usd") as raised:
-        quota.check_budget(tracker.state, shard(2), PRICE)
+        quota.check_budget(tracker.state, shard(2), price_of)
     assert "$0.003 spent, $0.003 in flight" in raised.value.message and raised.value.exit_code == 5
 
 
 @pytest.mark.parametrize("price", [0.0, None])
 def test_what_costs_nothing_needs_no_budget(tracker: Tracker, price: float | None) -> None:
-    Quota(None, 0.0).check_budget(tracker.state, shard(10**9), price)
+    Quota(None, 0.0).check_budget(tracker.state, shard(10**9), lambda _: price)
 
 
-def test_an_enqueued_limit_is_waited_out_longer_each_time(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_enqueued_limit_is_waited_out_longer_each_time(tracker: Tracker) -> None:
     now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    quota = Quota(None, None)
+    quota = Quota(None, None, clock=Clock(lambda: now[0]))
     for wait in (30, 60, 120, 240, 480, 600, 600):
         quota.learn(LIMITED)
         assert not quota.admits(tracker.state, shard(1))
@@ -122,9 +121,8 @@ def test_a_batch_that_brought_something_begins_the_count_anew(good: dict[str, in
         quota.learn(outcome(**good))
 
 
-def test_a_pause_only_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
-    quota = Quota(None, None)
+def test_a_pause_only_grows() -> None:
+    quota = Quota(None, None, clock=Clock(lambda: 100.0))
     quota.pause(5.0)
     quota.pause(1.0)
     assert quota.held_until == 105.0

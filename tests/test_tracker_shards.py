@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from embedfill import ids
 from embedfill.batchapi.limits import LOCAL, OPENAI, Limits
-from embedfill.batchapi.lines import request_number
+from embedfill.batchapi.lines import EmbeddingsRequest, request_number
 from embedfill.tracker.shards import (
     Packed,
     Packer,
@@ -90,8 +90,8 @@ def requests_of(packed: Packed) -> list[list[tuple[str, int]]]:
 def batch_file(packed: Packed, folder: Path, model: str = "m", **options: Any) -> tuple[Path, str]:
     shard = shard_record(packed, "space", 1).id
     write_shard(packed, folder / "shard.parquet")
-    encoding, dimensions = options.get("encoding", "base64"), options.get("dimensions")
-    write_batch_file(folder / "shard.parquet", folder / "batch.jsonl", shard, model, encoding, dimensions)
+    request = EmbeddingsRequest(model, options.get("encoding", "base64"), options.get("dimensions"))
+    write_batch_file(folder / "shard.parquet", folder / "batch.jsonl", shard, request.line)
     return folder / "batch.jsonl", shard
 
 
@@ -257,7 +257,7 @@ def test_a_batch_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     data[start:stop] = b"\xff" * (stop - start)
     (tmp_path / "bad").write_bytes(data)
     with pytest.raises((OSError, ValueError)):
-        write_batch_file(tmp_path / "bad", tmp_path / "out", "shard", "m", "base64", None)
+        write_batch_file(tmp_path / "bad", tmp_path / "out", "shard", EmbeddingsRequest("m", "base64", None).line)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "good"]
-    write_batch_file(tmp_path / "good", tmp_path / "out", "shard", "m", "base64", None)
+    write_batch_file(tmp_path / "good", tmp_path / "out", "shard", EmbeddingsRequest("m", "base64", None).line)
     assert len((tmp_path / "out").read_bytes().split(b"\n")) == 201

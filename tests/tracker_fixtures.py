@@ -13,6 +13,8 @@ import pytest
 
 from embedfill import ids
 from embedfill.batchapi.limits import OPENAI
+from embedfill.batchapi.lines import EmbeddingsRequest
+from embedfill.batchapi.prices import cost_usd
 from embedfill.loader.packs import read_pack
 from embedfill.loader.settle import Settler
 from embedfill.providers.client import BatchClient
@@ -35,6 +37,7 @@ from tests.provider_fixtures import DIMENSIONS, Provider
 SPACE = "space"
 PATIENCE = Patience(poll_s=0.002, poll_max_s=0.01, listing_delay_s=0.03, claim_ttl_s=60.0)
 PRICE = 1000.0  # USD per million tokens: a text of one token costs 0.001
+REQUEST = EmbeddingsRequest("tiny", "base64", DIMENSIONS)
 _numbers = itertools.count()
 
 
@@ -109,6 +112,10 @@ def wanted(texts: Iterable[str], at_once: int = 7) -> Callable[[], Iterator[Any]
     return batches
 
 
+def price_of(shard: Shard) -> float | None:
+    return cost_usd(shard.tokens, PRICE)
+
+
 def texts_of(count: int, start: int = 0) -> list[str]:
     return [f"text number {number}" for number in range(start, start + count)]
 
@@ -117,8 +124,8 @@ def texts_of(count: int, start: int = 0) -> list[str]:
 def tracker(provider: Provider, client: BatchClient, tmp_path: Path, tracker_store: Store) -> Tracker:
     store, cache = tracker_store, Cache(tmp_path / "cache", tracker_store)
     account = Account(
-        store=store, cache=cache, client=client, space=SPACE, store_id="store-1", model="tiny", dimensions=DIMENSIONS,
-        encoding="base64", price_per_million=PRICE, patience=PATIENCE, maker=this_maker(),
+        store=store, cache=cache, client=client, space=SPACE, store_id="store-1", line=REQUEST.line,
+        price_of=price_of, patience=PATIENCE, maker=this_maker(),
     )  # fmt: skip
     packing = Packing(OPENAI, DIMENSIONS, "base64", inputs_per_request=5, max_inputs=10, shard_tokens=None)
     return Tracker(account, State(store, cache, SPACE), packing, Quota(None, None), provider)

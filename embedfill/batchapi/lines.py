@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from embedfill.batchapi.dialect import OPENAI_DIALECT, Dialect
 from embedfill.batchapi.models import EMBEDDINGS
 
 _NUMBER_DIGITS = 9  # of a request's number; more can only be damage, and Python refuses to read very many
@@ -26,13 +27,42 @@ class ResultLine:
     ran: bool
 
 
-def request_line(custom_id: str, model: str, texts: Sequence[str], encoding: str, dimensions: int | None) -> bytes:
-    """One embeddings request as a line with its newline."""
-    body: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": encoding}
-    if dimensions is not None:
-        body["dimensions"] = dimensions
-    line = {"custom_id": custom_id, "method": "POST", "url": EMBEDDINGS, "body": body}
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+def request_line(custom_id: str, body: object, endpoint: str, dialect: Dialect = OPENAI_DIALECT) -> bytes:
+    """One request as a line with its newline. `body` may be an `orjson.Fragment`, JSON as it is."""
+    line: dict[str, Any] = {"custom_id": custom_id}
+    if dialect.model_in == "line":
+        line |= {"method": "POST", "url": endpoint}
+    return orjson.dumps({**line, "body": body}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsRequest:
+    """What all embeddings requests of a space have in common: `encoding` "base64" or "float", `dimensions` None where
+    the model's own are meant."""
+
+    model: str
+    encoding: str
+    dimensions: int | None
+    dialect: Dialect = OPENAI_DIALECT
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Model and parameters, by the names that the dialect gives them."""
+        found: dict[str, Any] = {"model": self.model}
+        if self.dialect.encoding is not None:
+            found[self.dialect.encoding] = self.encoding
+        if self.dialect.dimensions is not None and self.dimensions is not None:
+            found[self.dialect.dimensions] = self.dimensions
+        return found
+
+    def line(self, custom_id: str, texts: Sequence[str]) -> bytes:
+        options = self.options if self.dialect.model_in == "line" else {}
+        return request_line(custom_id, {**options, "input": list(texts)}, EMBEDDINGS, self.dialect)
+
+    @property
+    def batch_options(self) -> dict[str, Any]:
+        """What POST /batches says of the model, where lines do not."""
+        return {"request_params": self.options} if self.dialect.model_in == "batch" else {}
 
 
 def custom_id(shard: str, request: int) -> str:

@@ -117,7 +117,7 @@ class _Loading:
         if len(bad):
             self._odd("bad_vector", line, len(bad))
         for text in ids.tolist(bad):
-            self.loaded.unusable.append(Refusal(text.hex(), "bad_vector", _BAD_VECTOR, alone=True))
+            self.loaded.unusable.append(Refusal(text.hex(), "bad_vector", _BAD_VECTOR, inputs=1))
 
     def _failure(self, request: int, result: ResultLine) -> None:
         if result.ran:
@@ -136,7 +136,7 @@ class _Loading:
         if request in self.done:
             return []
         text_ids = ids.tolist(self.requests.ids_of(request))
-        return [Refusal(text.hex(), code, message, alone=len(text_ids) == 1) for text in text_ids]
+        return [Refusal(text.hex(), code, message, len(text_ids)) for text in text_ids]
 
     def _odd(self, kind: str, line: bytes, count: int = 1) -> None:
         self._count(kind, count)

@@ -12,13 +12,16 @@ import numpy as np
 import pybase64
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from embedfill.batchapi.dialect import OPENAI_DIALECT
 from embedfill.batchapi.models import EMBEDDINGS, Batch, File, Page
+from embedfill.clock import Clock
 from embedfill.errors import ConfigError, MissingError, ProviderError, RefusedError, UnreachableError
 from embedfill.models.base import Vectors
 from embedfill.providers.download import download, part_bytes
 from embedfill.providers.retry import refusal, retrying
 
 Wire = TypeVar("Wire", bound=BaseModel)
+Listed = TypeVar("Listed", Batch, File)
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
 
@@ -40,11 +43,14 @@ class BatchClient:
         key: SecretStr | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
+        auth: str = OPENAI_DIALECT.auth,
+        clock: Clock = Clock(),  # noqa: B008 - immutable
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.revive: Callable[[], None] | None = None
-        auth = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-        sent = {**auth, **(headers or {})}
+        self.clock = clock
+        bearer = "Bearer " if auth == OPENAI_DIALECT.auth else ""
+        sent = {**({auth: bearer + key.get_secret_value()} if key else {}), **(headers or {})}
         _check_headers(sent)
         proxies = not is_loopback(base_url)  # a proxy of the environment's cannot reach this machine's own servers
         self._http = httpx.Client(headers=sent, timeout=_TIMEOUT, transport=transport, trust_env=proxies)
@@ -68,7 +74,7 @@ class BatchClient:
                 files = {"file": (filename, file, "application/jsonl")}
                 return _parse(File, self._send("POST", "/files", data={"purpose": "batch"}, files=files))
 
-        return retrying(send, self.revive)
+        return retrying(send, self.revive, self.clock.sleep)
 
     def file(self, file_id: str) -> File:
         return self._get(File, f"/files/{file_id}")
@@ -81,14 +87,22 @@ class BatchClient:
             if error.status != 404:
                 raise
 
-    def create_batch(self, input_file_id: str, metadata: Mapping[str, str]) -> Batch:
+    def create_batch(
+        self,
+        input_file_id: str,
+        metadata: Mapping[str, str],
+        endpoint: str = EMBEDDINGS,
+        window: str = "24h",
+        options: Mapping[str, Any] | None = None,
+    ) -> Batch:
         """POST /batches, once. Raises UnreachableError, or RefusedError with a status of 408 or from 500 up, where it is
         not known whether a batch was made: look it up before another is made. Any other refusal: none was made."""
         body = {
             "input_file_id": input_file_id,
-            "endpoint": EMBEDDINGS,
-            "completion_window": "24h",
+            "endpoint": endpoint,
+            "completion_window": window,
             "metadata": dict(metadata),
+            **(options or {}),
         }
         return _parse(Batch, self._send("POST", "/batches", json=body))
 
@@ -103,17 +117,24 @@ class BatchClient:
 
     def batches(self, page_size: int = 100) -> Iterator[Batch]:
         """All batches of the account, newest first, page by page. Raises ProviderError where the pages do not go on."""
-        after: dict[str, str] = {}
+        return self._pages(Batch, "/batches", {"limit": str(page_size)})
+
+    def files(self, page_size: int = 1000) -> Iterator[File]:
+        """All batch input files of the account, newest first, page by page."""
+        return self._pages(File, "/files", {"purpose": "batch", "limit": str(page_size)})
+
+    def _pages(self, kind: type[Listed], path: str, params: dict[str, str]) -> Iterator[Listed]:
+        last = ""
         while True:
-            page = self._get(Page, "/batches", params={"limit": str(page_size), **after})
-            batches = [_parse_value(Batch, value) for value in page.data]
-            yield from batches
-            if not page.has_more or not batches:
+            page = self._get(Page, path, params={**params, **({"after": last} if last else {})})
+            found = [_parse_value(kind, value) for value in page.data]
+            yield from found
+            if not page.has_more or not found:
                 return
-            last = page.last_id or batches[-1].id
-            if last == after.get("after"):
-                raise ProviderError(f"{self.base_url}/batches gives the same page again after {last}")
-            after = {"after": last}
+            after = page.last_id or found[-1].id
+            if after == last:
+                raise ProviderError(f"{self.base_url}{path} gives the same page again after {last}")
+            last = after
 
     def cancel(self, batch_id: str) -> None:
         """Asks for a batch to be cancelled; one that has ended, or is gone, is no error."""
@@ -125,7 +146,7 @@ class BatchClient:
                 if error.status not in (400, 404, 409):  # 409: it has ended, and to ask again would not change that
                     raise
 
-        retrying(ask, self.revive)
+        retrying(ask, self.revive, self.clock.sleep)
 
     def download(self, file_id: str, path: Path) -> None:
         """Streams a file to `path`, resuming what is there, and checks its size. Raises MissingError (404)."""
@@ -141,7 +162,9 @@ class BatchClient:
         most = part_bytes(path)
         while True:
             try:
-                return retrying(lambda: download(self._http, self.base_url + route, path, size), self.revive)
+                return retrying(
+                    lambda: download(self._http, self.base_url + route, path, size), self.revive, self.clock.sleep
+                )
             except UnreachableError:
                 have = part_bytes(path)
                 if have <= most:
@@ -162,10 +185,10 @@ class BatchClient:
             ) from None
 
     def _get(self, kind: type[Wire], path: str, **options: Any) -> Wire:  # noqa: ANN401
-        return retrying(lambda: _parse(kind, self._send("GET", path, **options)), self.revive)
+        return retrying(lambda: _parse(kind, self._send("GET", path, **options)), self.revive, self.clock.sleep)
 
     def _again(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
-        return retrying(lambda: self._send(method, path, **options), self.revive)
+        return retrying(lambda: self._send(method, path, **options), self.revive, self.clock.sleep)
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
         try:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from embedfill.config import Config, secret
+from embedfill.config import Config, EndpointConfig, secret
 from embedfill.errors import ConfigError
 from embedfill.models.known import ModelInfo
 from embedfill.providers.client import BatchClient, is_loopback
@@ -21,24 +21,24 @@ _ENGINE_KEY = "engine/data"
 
 def space_of(config: Config, info: ModelInfo) -> Space:
     """The space that the configuration's vectors live in."""
-    profile = profile_of(config)
-    return Space(info.name, info.dimensions, profile.name, origin_of(config, profile))
+    profile = profile_of(config.embedding)
+    return Space(info.name, info.dimensions, profile.name, origin_of(config.embedding, profile))
 
 
-def origin_of(config: Config, profile: Profile) -> str:
+def origin_of(endpoint: EndpointConfig, profile: Profile) -> str:
     if profile.name == "local":
         return "local"
-    parts = urlsplit(base_url(config, profile))
+    parts = urlsplit(base_url(endpoint, profile))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
 
-def base_url(config: Config, profile: Profile) -> str:
-    return config.embedding.base_url or profile.base_url or ""
+def base_url(endpoint: EndpointConfig, profile: Profile) -> str:
+    return endpoint.base_url or profile.base_url or ""
 
 
-def is_paid(config: Config, profile: Profile) -> bool:
+def is_paid(endpoint: EndpointConfig, profile: Profile) -> bool:
     """Whether submitting is taken to cost money: not at a server of this machine, whatever may be behind it."""
-    return profile.paid and not is_loopback(base_url(config, profile))
+    return profile.paid and not is_loopback(base_url(endpoint, profile))
 
 
 def engine_data(config: Config, store: Store, cache: Cache) -> Path:
@@ -51,34 +51,34 @@ def engine_data(config: Config, store: Store, cache: Cache) -> Path:
 
 
 @contextmanager
-def connect(config: Config, store: Store, cache: Cache) -> Iterator[BatchClient]:
-    """A client of the configured provider, for as long as the context lasts. Raises ConfigError without a key."""
-    profile = profile_of(config)
+def connect(endpoint: EndpointConfig, engine: Path) -> Iterator[BatchClient]:
+    """A client of the configured provider, for as long as the context lasts. `engine` is the data folder of the local
+    one. Raises ConfigError without a key."""
+    profile = profile_of(endpoint)
     if profile.name == "local":
-        with LocalEngine(engine_data(config, store, cache)) as engine, BatchClient(engine.url, engine.key) as client:
+        with LocalEngine(engine) as local, BatchClient(local.url, local.key) as client:
 
             def revive() -> None:
-                engine.revive()
-                client.base_url = engine.url  # the same as before, unless its port was taken meanwhile
+                local.revive()
+                client.base_url = local.url  # the same as before, unless its port was taken meanwhile
 
             client.revive = revive
             yield client
         return
-    with remote_client(config, profile) as client:
+    with remote_client(endpoint, profile) as client:
         yield client
 
 
-def remote_client(config: Config, profile: Profile) -> BatchClient:
-    embedding = config.embedding
-    key = secret(embedding.api_key_env)
-    if key is None and embedding.base_url is None:
+def remote_client(endpoint: EndpointConfig, profile: Profile) -> BatchClient:
+    name = endpoint.api_key_env or profile.key_env
+    key = secret(name)
+    if key is None and (endpoint.base_url is None or not profile.confirmed):
         raise ConfigError(
-            "embedding.api_key_env",
-            _shown(embedding.api_key_env),
-            "no such environment variable is set; it holds the API key",
+            "embedding.api_key_env", _shown(name), "no such environment variable is set; it holds the API key"
         )
-    headers = {"OpenAI-Organization": embedding.organization, "OpenAI-Project": embedding.project}
-    return BatchClient(base_url(config, profile), key, {name: value for name, value in headers.items() if value})
+    headers = {"OpenAI-Organization": endpoint.organization, "OpenAI-Project": endpoint.project}
+    sent = {name: value for name, value in headers.items() if value}
+    return BatchClient(base_url(endpoint, profile), key, sent, auth=profile.dialect.auth)
 
 
 def _shown(name: str) -> str:

@@ -74,8 +74,10 @@ def refusal(response: httpx.Response) -> RefusedError | BillingError:
 
 def _unseen(message: str, request: httpx.Request) -> str:
     """The provider's words without the key that it may repeat in them."""
-    key = request.headers.get("authorization", "").removeprefix("Bearer ")
-    return message.replace(key, "***") if key else message
+    for name in ("authorization", "api-key"):
+        if key := request.headers.get(name, "").removeprefix("Bearer "):
+            message = message.replace(key, "***")
+    return message
 
 
 def _hint(status: int) -> str:

@@ -1,8 +1,9 @@
-"""A store in this process's memory, for tests and trials. Its clock is the process's own."""
+"""A store in this process's memory, for tests and trials. Its clock is the process's own, or
+the one that it is given."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from embedfill.errors import MissingError
@@ -10,8 +11,9 @@ from embedfill.store.base import Entry, check_key
 
 
 class MemoryStore:
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.url = "memory://"
+        self._now = now
         self._objects: dict[str, tuple[bytes, float]] = {}
         self._lock = threading.Lock()
 
@@ -20,7 +22,7 @@ class MemoryStore:
 
     def create(self, key: str, data: bytes) -> bool:
         with self._lock:
-            held = self._objects.setdefault(check_key(key), (bytes(data), time.time()))
+            held = self._objects.setdefault(check_key(key), (bytes(data), self._now()))
         return held[0] == data
 
     def put_file(self, key: str, path: Path) -> None:

@@ -1,6 +1,5 @@
 """Carries planned shards to their outcomes: one loop of submit, look, poll and collect over the derived state."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -57,7 +56,7 @@ class Advance:
                 self._endure(error, wait)
             moved = before != (self.done.submitted, len(self.done.outcomes))
             pause_s = self.account.patience.poll_s if moved else min(pause_s * 1.5, self.account.patience.poll_max_s)
-            time.sleep(pause_s)
+            self.account.clock.sleep(pause_s)
 
     def round(self, progress: Callable[[int], None]) -> None:
         """Looks into what is in doubt, polls and settles what has ended, submits what may go out. In this order: a
@@ -86,7 +85,7 @@ class Advance:
             if self.done.parked or shard.status is not Status.PLANNED or not self.quota.admits(self.state, shard.shard):
                 continue
             try:
-                self.quota.check_budget(self.state, shard.shard, self.account.price_per_million)
+                self.quota.check_budget(self.state, shard.shard, self.account.price_of)
                 self.done.submitted += submit(self.account, shard)
             except BillingError as error:
                 self.done.parked = error

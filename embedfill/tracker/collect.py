@@ -2,7 +2,6 @@
 
 import fcntl
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -124,8 +123,8 @@ class Collector:
         return True
 
     def _long_missing(self, name: str) -> bool:
-        first = self.missing_since.setdefault(name, time.monotonic())
-        return time.monotonic() - first >= self.account.patience.listing_delay_s
+        first = self.missing_since.setdefault(name, self.account.clock.now())
+        return self.account.clock.now() - first >= self.account.patience.listing_delay_s
 
     def _key(self, shard: ShardState) -> str:
         return layout.outcome(self.account.space, shard.shard.id, shard.attempt)

@@ -5,7 +5,6 @@ found for as long as a listing may be late is fenced (the uploaded file is delet
 unbilled), looked for once more, and only then void: the shard goes out under its next attempt.
 """
 
-import time
 from dataclasses import dataclass, field
 
 from embedfill.batchapi.models import Batch
@@ -77,8 +76,8 @@ class Doubts:
         """Looked for since longer than a listing may be late; or posted so long ago, if ever, that one look tells: a
         run that does not wait looks once."""
         delay_s = self.account.patience.listing_delay_s
-        first = self.since.setdefault((claim.shard, claim.attempt), time.monotonic())
-        return time.monotonic() - first >= delay_s or self._too_old(shard, store_now - delay_s)
+        first = self.since.setdefault((claim.shard, claim.attempt), self.account.clock.now())
+        return self.account.clock.now() - first >= delay_s or self._too_old(shard, store_now - delay_s)
 
     def _supersede(self, shard: ShardState, claim: Claim) -> None:
         self.account.client.delete_file(claim.file_id)

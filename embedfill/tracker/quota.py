@@ -1,9 +1,9 @@
 """Which shard may go out now: the enqueued-token limit and the budget, as sums over outcomes and open claims."""
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from embedfill.batchapi.prices import cost_usd
+from embedfill.clock import Clock
 from embedfill.errors import BillingError, ProviderError
 from embedfill.records import Outcome, Shard
 from embedfill.tracker.state import State, Status
@@ -24,6 +24,7 @@ class Quota:
     hold_s: float = 0.0
     held_until: float = 0.0
     fruitless: int = 0  # batches in a row that brought nothing
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def shard_tokens(self) -> int | None:
@@ -38,15 +39,15 @@ class Quota:
         return self.max_enqueued_tokens is None or not enqueued or enqueued + shard.tokens <= self.max_enqueued_tokens
 
     def waiting(self) -> bool:
-        return time.monotonic() < self.held_until
+        return self.clock.now() < self.held_until
 
-    def check_budget(self, state: State, shard: Shard, price_per_million: float | None) -> None:
+    def check_budget(self, state: State, shard: Shard, price_of: Callable[[Shard], float | None]) -> None:
         """Raises BillingError where the shard could take spending over the budget, counting what is in flight."""
-        price = cost_usd(shard.tokens, price_per_million)
+        price = price_of(shard)
         if self.budget_usd is None or not price:
             return
         open_shards = [other for other in state.open() if other.status is not Status.PLANNED]
-        open_usd = sum(cost_usd(other.shard.tokens, price_per_million) or 0.0 for other in open_shards)
+        open_usd = sum(price_of(other.shard) or 0.0 for other in open_shards)
         if state.spent_usd() + open_usd + price > self.budget_usd:
             raise BillingError(
                 f"the next batch (${price:.6g}) would exceed budget_usd = {self.budget_usd}: ${state.spent_usd():.6g} "
@@ -73,4 +74,4 @@ class Quota:
 
     def pause(self, seconds: float) -> None:
         """Nothing is submitted for that long."""
-        self.held_until = max(self.held_until, time.monotonic() + seconds)
+        self.held_until = max(self.held_until, self.clock.now() + seconds)

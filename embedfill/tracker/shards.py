@@ -1,7 +1,7 @@
 """Shards: texts packed into requests and batch files within every limit, kept as Parquet. Submits nothing."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedfill import ids
 from embedfill.batchapi.limits import Limits
-from embedfill.batchapi.lines import custom_id, request_line
+from embedfill.batchapi.lines import custom_id
 from embedfill.ids import IdArray
 from embedfill.records import Shard
 from embedfill.store import layout
@@ -146,13 +146,17 @@ def shard_ids(path: Path) -> tuple[IdArray, NDArray[np.int32]]:
     return ids.from_arrow(table.column("text_id")), table.column("request").to_numpy()
 
 
-def write_batch_file(path: Path, out: Path, shard: str, model: str, encoding: str, dimensions: int | None) -> None:
+# (custom_id, the texts of one request) -> its line of the batch file
+Line = Callable[[str, list[str]], bytes]
+
+
+def write_batch_file(path: Path, out: Path, shard: str, line: Line) -> None:
     """The JSONL batch file of a shard, streaming; it appears at `out` when it is whole."""
     temp = out.with_name(out.name + ".part")
     try:
         with temp.open("wb", buffering=1 << 20) as file:
             for request, texts in _requests(path):
-                file.write(request_line(custom_id(shard, request), model, texts, encoding, dimensions))
+                file.write(line(custom_id(shard, request), texts))
         temp.replace(out)
     finally:
         temp.unlink(missing_ok=True)

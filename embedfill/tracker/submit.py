@@ -7,21 +7,22 @@ looked into (doubt.py) before anything else is sent for its shard.
 import math
 import os
 import secrets
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from embedfill import ids
-from embedfill.batchapi.models import Batch
-from embedfill.batchapi.prices import cost_usd
+from embedfill.batchapi.models import EMBEDDINGS, Batch
+from embedfill.clock import Clock
 from embedfill.errors import BillingError, RefusedError, UnreachableError
 from embedfill.providers.client import BatchClient
 from embedfill.providers.profiles import Patience
-from embedfill.records import Claim, Maker
+from embedfill.records import Claim, Maker, Shard
 from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
 from embedfill.tracker.maker import in_hand
-from embedfill.tracker.shards import write_batch_file
+from embedfill.tracker.shards import Line, write_batch_file
 from embedfill.tracker.state import ShardState, read_reference, reference
 
 
@@ -34,12 +35,14 @@ class Account:
     client: BatchClient
     space: str
     store_id: str
-    model: str
-    dimensions: int | None
-    encoding: str
-    price_per_million: float | None
+    line: Line
+    price_of: Callable[[Shard], float | None]  # USD of a whole shard, at most; None: no price is known
     patience: Patience
     maker: Maker
+    endpoint: str = EMBEDDINGS
+    window: str = "24h"
+    options: Mapping[str, Any] = field(default_factory=dict)  # more for POST /batches to say
+    clock: Clock = field(default_factory=Clock)
     tidy: bool = False  # delete a settled batch's files: they cost nothing but room on this machine
     at: Callable[[str], None] = lambda _point: None  # named points of the write order, for crash tests
 
@@ -68,7 +71,8 @@ def _post(account: Account, state: ShardState, claim: Claim) -> bool:
         return False
     account.at("before-post")
     try:
-        batch = account.client.create_batch(claim.file_id, account.metadata(claim.shard, claim.attempt))
+        metadata = account.metadata(claim.shard, claim.attempt)
+        batch = account.client.create_batch(claim.file_id, metadata, account.endpoint, account.window, account.options)
     except UnreachableError:
         return False
     except (RefusedError, BillingError) as error:
@@ -104,14 +108,15 @@ def _claim(account: Account, state: ShardState, nonce: str) -> Claim | None:
     path = account.cache.scratch("batchfiles") / f"{shard.id}-{os.getpid()}-{secrets.token_hex(4)}.jsonl"
     source = account.cache.path(shard.key)
     try:
-        write_batch_file(source, path, shard.id, account.model, account.encoding, account.dimensions)
+        write_batch_file(source, path, shard.id, account.line)
         account.at("before-upload")
         file = account.client.upload(path, f"embedfill-{shard.id}.jsonl")
     finally:
         path.unlink(missing_ok=True)
     account.at("before-claim")
-    price = cost_usd(shard.tokens, account.price_per_million)
-    claim = Claim(shard.id, attempt, file.id, file.created_at, shard.tokens, price, account.maker, nonce)
+    claim = Claim(
+        shard.id, attempt, file.id, file.created_at, shard.tokens, account.price_of(shard), account.maker, nonce
+    )
     if not account.store.create(layout.claim(account.space, shard.id, attempt), ids.canonical(asdict(claim))):
         account.client.delete_file(file.id)
         return None
