@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -35,14 +35,17 @@ _SECRET = re.compile(r"(^|_)(key|secret|password|credentials?)$", re.IGNORECASE)
 _OVERLAP = 32
 
 Name = Annotated[str, Field(min_length=1)]
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """Checked values under known keys."""
+
     # Strict: `true` is no number and "5" no five; TOML has types of its own.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class CorpusConfig(_Table):
+class CorpusConfig(Table):
     """Which Parquet files, and which of their columns."""
 
     paths: list[Name] = Field(min_length=1)
@@ -68,7 +71,7 @@ class CorpusConfig(_Table):
         return [self.text] if isinstance(self.text, str) else self.text
 
 
-class ChunkingConfig(_Table):
+class ChunkingConfig(Table):
     max_tokens: int | None = Field(default=None, ge=8)
     overlap: int = Field(default=_OVERLAP, ge=0)
     format: Literal["auto", "text", "markdown", "code"] = "auto"
@@ -90,7 +93,7 @@ class ChunkingConfig(_Table):
         return value
 
 
-class EndpointConfig(_Table):
+class EndpointConfig(Table):
     """Who runs the batches, and where. `api_key_env` names the variable that holds the key; None: the profile's own."""
 
     provider: Literal["local", "openai", "voyage", "dashscope", "doubleword", "azure", "generic"] = "local"
@@ -119,7 +122,7 @@ class EmbeddingConfig(EndpointConfig):
     price_per_million: float | None = Field(default=None, ge=0)
 
 
-class BatchConfig(_Table):
+class BatchConfig(Table):
     tier: int | None = Field(default=None, ge=1, le=5)
     max_enqueued_tokens: int | None = Field(default=None, ge=1)
     max_enqueued_requests: int | None = Field(default=None, ge=1)
@@ -133,7 +136,7 @@ class BatchConfig(_Table):
     claim_ttl_s: float | None = Field(default=None, gt=0)
 
 
-class IndexConfig(_Table):
+class IndexConfig(Table):
     metric: Literal["cosine"] = "cosine"
     target_recall: float = Field(default=0.95, gt=0, le=1)
     memory: int = Field(default=4 * 10**9, ge=1)
@@ -144,11 +147,11 @@ class IndexConfig(_Table):
         return parse_size(value) if isinstance(value, str) else value
 
 
-class EngineConfig(_Table):
+class EngineConfig(Table):
     data: Name | None = None
 
 
-class ExecutorConfig(_Table):
+class ExecutorConfig(Table):
     kind: Literal["local"] = "local"
     workers: int = Field(default=0, ge=0, le=256, description="0 means one per core")
 
@@ -159,11 +162,11 @@ class ExecutorConfig(_Table):
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class CacheConfig(_Table):
+class CacheConfig(Table):
     dir: Name | None = None
 
 
-class Config(_Table):
+class Config(Table):
     """One configuration, complete and checked. `base` is the folder that relative paths start from."""
 
     store: Name
@@ -215,10 +218,15 @@ def parse(raw: dict[str, Any], base: Path, source: str = "", environ: Mapping[st
         raise ConfigError("base", raw["base"], "no such key", source)
     environ = os.environ if environ is None else environ
     merged = _overlay(raw, environ)
+    return checked(Config, {**merged, "base": base}, source, environ)
+
+
+def checked(kind: type[Checked], values: Mapping[str, Any], source: str, environ: Mapping[str, str]) -> Checked:
+    """The values as a table or a whole configuration of that kind. Raises ConfigError naming what is wrong."""
     try:
-        return Config(**merged, base=base)
+        return kind(**values)
     except ValidationError as error:
-        raise _config_error(error, source, environ) from None
+        raise _config_error(error, kind, source, environ) from None
 
 
 def secret(name: str, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -259,19 +267,21 @@ def _toml_value(value: str) -> object:
         return value
 
 
-def _config_error(error: ValidationError, source: str, environ: Mapping[str, str]) -> ConfigError:
+def _config_error(
+    error: ValidationError, kind: type[BaseModel], source: str, environ: Mapping[str, str]
+) -> ConfigError:
     """The most telling of pydantic's errors (a misspelt key before the one it leaves missing), in our words."""
     found = error.errors(include_url=False)
     first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     places = [str(part) for part in first["loc"]]
     value = None if first["type"] == "missing" else "***" if _SECRET.search(places[-1]) else first["input"]
-    return ConfigError(".".join(places), value, _allowed(first, places), _origin(places, source, environ))
+    return ConfigError(".".join(places), value, _allowed(first, places, kind), _origin(places, source, environ))
 
 
-def _allowed(error: ErrorDetails, places: list[str]) -> str:
+def _allowed(error: ErrorDetails, places: list[str], kind: type[BaseModel]) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return f"no such key; {_known(places)}"
+            return f"no such key; {_known(places, kind)}"
         case "missing":
             return "is required"
         case "model_type":
@@ -286,10 +296,10 @@ def _origin(places: list[str], source: str, environ: Mapping[str, str]) -> str:
     return next((f"the environment ({given})" for given in environ if given.upper() == name), source)
 
 
-def _known(places: list[str]) -> str:
+def _known(places: list[str], whole: type[BaseModel]) -> str:
     """The keys that are allowed where an unknown one stood, and the one that was meant."""
     *table, wrong = places
-    fields = Config.model_fields
+    fields = whole.model_fields
     if table and isinstance(kind := fields[table[0]].annotation, type) and issubclass(kind, BaseModel):
         fields = kind.model_fields
     names = sorted(name for name in fields if name != "base")
