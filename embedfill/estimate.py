@@ -11,7 +11,7 @@ from embedfill.catalog.live import chunk_rows, load_live, wanted_texts
 from embedfill.ids import IdSet
 from embedfill.project import Project
 from embedfill.records import Catalog, Shard
-from embedfill.tracker.plan import Refused, blocked_ids, missing, pack, refused
+from embedfill.tracker.plan import Refused, blocked_ids, missing, pack, refused_in
 from embedfill.tracker.state import State, Status
 
 
@@ -58,7 +58,7 @@ def totals(project: Project, catalog: Catalog) -> Totals:
 def estimate(project: Project, catalog: Catalog, state: State) -> Estimate:
     """What `run` would submit now. Changes nothing."""
     state.refresh()
-    refusals = refused(state.refusals(), project.config.batch.max_attempts)
+    refusals = refused_in(state, project.config.batch.max_attempts)
     whole = totals(project, catalog)
     live = load_live(project.cache, catalog.documents)
     wanted = wanted_texts(project.cache, catalog, np.unique(live.versions))

@@ -33,8 +33,9 @@ from embedfill.providers.profiles import patience_of, window_of
 from embedfill.records import Catalog, Counts, Outcome, Snapshot
 from embedfill.retrieve import open_index
 from embedfill.tracker.advance import Advance
+from embedfill.tracker.forgive import forgiven_keys
 from embedfill.tracker.maker import this_maker
-from embedfill.tracker.plan import make_plan, refused
+from embedfill.tracker.plan import make_plan, refused_in
 from embedfill.tracker.quota import Quota
 from embedfill.tracker.state import State
 from embedfill.tracker.submit import Account
@@ -147,7 +148,7 @@ class _Run:
     def _content(self, catalog: str, state: State) -> str:
         project = self.project
         attempts = project.config.batch.max_attempts
-        query = f"{project.config.embedding.query_template}\n{attempts}"
+        query = "\n".join([f"{project.config.embedding.query_template}\n{attempts}", *forgiven_keys(state)])
         return content_of(catalog, state.packs(), project.space, project.config.index, query)
 
     def _embed(self, catalog: Catalog, state: State) -> None:
@@ -234,7 +235,7 @@ class _Run:
     def _snapshot(self, name: str, content: str, catalog: Catalog, state: State) -> Snapshot:
         project = self.project
         packs = tuple(state.packs())
-        refusals = refused(state.refusals(), project.config.batch.max_attempts)
+        refusals = refused_in(state, project.config.batch.max_attempts)
         rejected = catalog.rejected
         if refusals.rejected:
             rejected += rejected_texts(totals(project, catalog).texts, refusals)

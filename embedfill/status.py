@@ -14,7 +14,7 @@ from embedfill.ids import IdSet
 from embedfill.index.publish import current
 from embedfill.project import open_project
 from embedfill.records import Rejection, Source
-from embedfill.tracker.plan import refused
+from embedfill.tracker.plan import refused_in
 from embedfill.tracker.state import State
 
 
@@ -66,7 +66,7 @@ def standing(config: Config) -> Standing:
         shards=dict(Counter(shard.status.value for shard in state.shards.values())),
         in_flight=len(state.in_flight()),
         with_vectors=sum(outcome.vectors for outcome in outcomes),
-        texts_refused=len(refused(state.refusals(), config.batch.max_attempts).rejected),
+        texts_refused=len(refused_in(state, config.batch.max_attempts).rejected),
         batches=len(state.outcomes),
         prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
         cost_usd=None if unpriced else state.spent_usd(),
@@ -77,7 +77,7 @@ def rejections(config: Config) -> list[Rejection]:
     """All standing rejections: corpus rows of the published snapshot, and texts that providers refused for good."""
     project = open_project(config, read_only=True)
     state = State(project.store, project.cache, project.space.id).refresh()
-    texts = refused(state.refusals(), config.batch.max_attempts).rejected
+    texts = refused_in(state, config.batch.max_attempts).rejected
     snapshot = current(project.store, project.cache).snapshot
     if snapshot is None:
         return [texts[text_id] for text_id in sorted(texts)]

@@ -48,7 +48,7 @@ def state(store: MemoryStore, tmp_path: Path) -> ShardState:
 
 
 def batch(status: str = "completed", **more: Any) -> Batch:
-    return Batch(id="batch_1", input_file_id="f", status=status, created_at=1, **more)
+    return Batch(id="batch_1", input_file_id="f", status=status, **{"created_at": 1, **more})
 
 
 def vector(number: int) -> list[float]:
@@ -137,6 +137,31 @@ def test_tokens_are_the_batchs_word_else_the_sum_of_its_lines(
     outcome = settler(state, batch(usage=usage), files)
     assert (outcome.prompt_tokens, outcome.cost_usd) == (tokens, tokens * 2.0 / 1e6)
     assert replace(settler, price_per_million=None)(state, batch(usage=usage), files).cost_usd is None
+
+
+def test_the_spending_agrees_with_the_lines_or_says_so(settler: Settler, state: ShardState, tmp_path: Path) -> None:
+    files = file(tmp_path, [success(state.shard, 0), success(state.shard, 1)])
+    assert settler(state, batch(usage={"input_tokens": 10}), files).anomalies == {}
+    assert settler(state, batch(usage={"input_tokens": 12}), files).anomalies == {"usage_differs": 1}
+    assert settler(state, batch(usage={"input_tokens": 12}), []).anomalies == {}  # lines that say nothing
+
+
+@pytest.mark.parametrize(
+    ("stamps", "seconds"),
+    [
+        ({}, None),
+        ({"completed_at": 1_000_600}, 600.0),
+        ({"expired_at": 1_086_400, "finalizing_at": 1_000_700}, 86_400.0),
+        ({"cancelled_at": 1_000_005, "cancelling_at": 1_000_001}, 5.0),
+        ({"failed_at": 1_000_000}, 0.0),
+        ({"completed_at": 999_999}, None),
+        ({"created_at": 0, "completed_at": 1_000_600}, None),
+    ],
+)
+def test_how_long_it_took_is_the_providers_word(
+    settler: Settler, state: ShardState, stamps: dict[str, int], seconds: float | None
+) -> None:
+    assert settler(state, batch(**{"created_at": 1_000_000, **stamps}), []).seconds == seconds
 
 
 def test_refusals_and_odd_lines_are_one_object_beside_the_outcome(

@@ -31,8 +31,8 @@ def id_list(texts: list[str]) -> list[bytes]:
     return [ids.text_id(text) for text in texts]
 
 
-def refusal(text: str, alone: bool, message: str = "words") -> Refusal:
-    return Refusal(ids.text_id(text).hex(), "code", message, 1 if alone else 5)
+def refusal(text: str, inputs: int, message: str = "words") -> Refusal:
+    return Refusal(ids.text_id(text).hex(), "code", message, inputs)
 
 
 def test_everything_is_missing_at_first_and_nothing_is_planned_twice(tracker: Tracker) -> None:
@@ -150,26 +150,50 @@ def test_planners_at_once_plan_every_text_once(tracker: Tracker) -> None:
 @pytest.mark.parametrize(
     ("refusals", "max_attempts", "rejected", "suspect"),
     [
-        ([], 3, [], []),
-        ([("a", False)], 1, [], ["a"]),
-        ([("a", True)], 1, ["a"], ["a"]),
-        ([("a", False), ("a", True)], 2, ["a"], ["a"]),
-        ([("a", False), ("a", False)], 2, [], ["a"]),
-        ([("a", False), ("a", True)], 3, [], ["a"]),
-        ([("a", False), ("a", True), ("a", True)], 3, ["a"], ["a"]),
-        ([("a", False), ("b", False), ("a", True)], 2, ["a"], ["a", "b"]),
+        ([], 3, "", {}),
+        ([("a", 5)], 1, "", {"a": 1}),
+        ([("a", 1)], 1, "a", {"a": 1}),
+        ([("a", 5), ("a", 1)], 2, "a", {"a": 1}),
+        ([("a", 5), ("a", 5)], 2, "", {"a": 1}),
+        ([("a", 5), ("a", 1)], 3, "", {"a": 1}),
+        ([("a", 5), ("a", 1), ("a", 1)], 3, "a", {"a": 1}),
+        ([("a", 5), ("b", 5), ("a", 1)], 2, "a", {"a": 1, "b": 1}),
+        ([("a", 100)], 1, "", {"a": 10}),
+        ([("a", 10), ("a", 100)], 1, "", {"a": 1}),
+        ([("a", 2048)], 3, "", {"a": 205}),
+        ([("a", 2048), ("a", 205)], 2, "", {"a": 21}),
+        ([("a", 2048), ("a", 205), ("a", 21)], 3, "", {"a": 3}),
+        ([("a", 2048), ("a", 205), ("a", 21), ("a", 3)], 3, "", {"a": 1}),
+        ([("a", 2048), ("a", 205), ("a", 21), ("a", 3), ("a", 1)], 3, "a", {"a": 1}),
     ],
 )
 def test_a_text_is_rejected_for_its_own_fault_only(
-    refusals: list[tuple[str, bool]], max_attempts: int, rejected: list[str], suspect: list[str]
+    refusals: list[tuple[str, int]], max_attempts: int, rejected: str, suspect: dict[str, int]
 ) -> None:
-    found = refused([refusal(text, alone) for text, alone in refusals], max_attempts)
-    assert sorted(found.rejected) == sorted(id_list(rejected))
-    assert found.suspect == frozenset(id_list(suspect))
+    found = refused([refusal(text, inputs) for text, inputs in refusals], max_attempts)
+    assert sorted(found.rejected) == sorted(id_list(list(rejected)))
+    assert found.suspect == {ids.text_id(text): inputs for text, inputs in suspect.items()}
+
+
+@given(st.integers(1, 2048), st.integers(1, 9))
+def test_a_bad_text_ends_alone_and_rejected_whatever_the_tries(inputs: int, max_attempts: int) -> None:
+    tries = [inputs]
+    while not (found := refused([refusal("a", size) for size in tries], max_attempts)).rejected:
+        tries.append(found.suspect[ids.text_id("a")])
+    assert tries[-1] == 1 and len(tries) <= max(max_attempts, 5)
+    assert all(after <= -(-before // 10) for before, after in zip(tries, tries[1:]))
+
+
+def test_what_is_forgiven_does_not_count_but_goes_out_alone() -> None:
+    refusals = [refusal("a", inputs) for inputs in (100, 10, 1)]
+    found = refused(refusals, 3, {ids.text_id("a"): 3})
+    assert (found.rejected, found.suspect) == ({}, {ids.text_id("a"): 1})
+    assert refused([*refusals, *[refusal("a", 1)] * 2], 3, {ids.text_id("a"): 3}).rejected == {}
+    assert list(refused([*refusals, *[refusal("a", 1)] * 3], 3, {ids.text_id("a"): 3}).rejected) == id_list(["a"])
 
 
 def test_a_rejection_keeps_the_words_that_were_about_it_alone() -> None:
-    found = refused([refusal("a", True, "too odd"), refusal("a", False, "one of these is odd")], 2)
+    found = refused([refusal("a", 1, "too odd"), refusal("a", 5, "one of these is odd")], 2)
     rejection = found.rejected[ids.text_id("a")]
     assert (rejection.code, rejection.message, rejection.text_id) == ("code", "too odd", ids.text_id("a").hex())
 
@@ -195,6 +219,20 @@ def test_suspected_texts_go_out_alone(tracker: Tracker) -> None:
     tracker.advance()
     (shard,) = tracker.plan([*texts, *texts_of(5, start=5)])
     assert (shard.texts, shard.requests) == (10, 6)
+
+
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_a_large_refused_request_is_narrowed_by_tens(tracker: Tracker, max_attempts: int) -> None:
+    """One bad text of 100: ten requests of ten, then ten of one. Not a hundred requests, and no good text lost."""
+    texts, packing = texts_of(150), {"inputs_per_request": 100, "max_inputs": 150}
+    tracker.provider.refuses = {texts[7]}
+    requests = []
+    for _ in range(4):
+        requests += [shard.requests for shard in tracker.plan(texts, max_attempts, **packing)]
+        tracker.advance()
+    assert requests == [2, 10, 10]
+    assert len(tracker.vectors()) == 149
+    assert list(refused(tracker.state.refusals(), max_attempts).rejected) == id_list([texts[7]])
 
 
 def test_planning_leaves_no_scratch_behind(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:

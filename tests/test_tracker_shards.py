@@ -24,7 +24,7 @@ from embedfill.tracker.shards import (
     write_shard,
 )
 
-Row = tuple[str, int, bool]  # text, tokens, alone
+Row = tuple[str, int, int | None]  # text, tokens, the most inputs of its request
 ODD = [
     "\u2028",
     "\u2029",
@@ -45,7 +45,7 @@ ODD = [
 ]
 
 texts = st.lists(st.sampled_from([*ODD, "word", "x" * 40]), max_size=6).map("".join) | st.text(max_size=12)
-rows = st.lists(st.tuples(texts, st.integers(0, 60), st.sampled_from([False, False, True])), max_size=40)
+rows = st.lists(st.tuples(texts, st.integers(0, 60), st.sampled_from([None, None, 1, 3])), max_size=40)
 
 
 def few(most: int, least: int = 1) -> st.SearchStrategy[int]:
@@ -75,7 +75,7 @@ packings = st.builds(
 
 def pack(values: Sequence[Row], packing: Packing) -> list[Packed]:
     packer = Packer(packing)
-    full = [packer.add(ids.text_id(text), text, tokens, alone) for text, tokens, alone in values]
+    full = [packer.add(ids.text_id(text), text, tokens, most) for text, tokens, most in values]
     return [one for one in [*full, packer.finish()] if one is not None and one.rows]
 
 
@@ -132,12 +132,21 @@ def test_the_batch_file_is_no_larger_than_was_reckoned(
 
 
 @given(rows, packings)
-def test_a_suspected_text_sits_alone(values: list[Row], packing: Packing) -> None:
-    marked = [(f"{number}: {text}", tokens, alone) for number, (text, tokens, alone) in enumerate(values)]
-    alone = {text for text, _, is_alone in marked if is_alone}
+def test_a_suspected_text_sits_among_few_of_its_like(values: list[Row], packing: Packing) -> None:
+    marked = [(f"{number}: {text}", tokens, most) for number, (text, tokens, most) in enumerate(values)]
+    most_of = {text: most for text, _, most in marked}
     for one in pack(marked, packing):
         for request in requests_of(one):
-            assert len(request) == 1 or not alone.intersection(text for text, _ in request)
+            (most,) = {most_of[text] for text, _ in request}
+            assert most is None or len(request) <= most
+
+
+def test_suspected_texts_fill_their_requests() -> None:
+    values = [(f"text {number}", 1, 10) for number in range(100)]
+    (packed,) = pack(values, a_packing())
+    assert Counter(map(len, requests_of(packed))) == {10: 10}
+    (packed,) = pack([*values, ("new", 1, None), *values[:3]], a_packing(inputs_per_request=4))
+    assert Counter(map(len, requests_of(packed))) == {4: 25, 1: 1, 3: 1}
 
 
 @given(rows, packings)
@@ -165,7 +174,7 @@ def test_the_batch_file_says_just_what_the_shard_holds(
 
 @pytest.mark.parametrize("text", ODD)
 def test_odd_characters_stay_within_their_line(tmp_path: Path, text: str) -> None:
-    (packed,) = pack([(f"a{text}b", 1, False), ("next", 1, False)], a_packing(inputs_per_request=1))
+    (packed,) = pack([(f"a{text}b", 1, None), ("next", 1, None)], a_packing(inputs_per_request=1))
     path, _ = batch_file(packed, tmp_path)
     first, second, rest = path.read_bytes().split(b"\n")
     assert (orjson.loads(first)["body"]["input"], orjson.loads(second)["body"]["input"]) == ([f"a{text}b"], ["next"])
@@ -181,20 +190,20 @@ def a_packing(**values: Any) -> Packing:
 
 
 def test_dimensions_are_left_out_where_the_model_takes_none(tmp_path: Path) -> None:
-    (packed,) = pack([("a", 1, False)], a_packing())
+    (packed,) = pack([("a", 1, None)], a_packing())
     path, _ = batch_file(packed, tmp_path)
     assert "dimensions" not in orjson.loads(path.read_bytes())["body"]
 
 
 def test_requests_and_shards_are_filled(tmp_path: Path) -> None:
-    values = [(f"text {number}", 5, False) for number in range(1000)]
+    values = [(f"text {number}", 5, None) for number in range(1000)]
     packed = pack(values, a_packing(max_inputs=300, inputs_per_request=64))
     assert [len(one.rows) for one in packed] == [300, 300, 300, 100]
     assert Counter(len(request) for request in requests_of(packed[0])) == {64: 4, 44: 1}
 
 
 def test_a_shard_is_as_full_as_its_file_may_be() -> None:
-    values = [("x" * 1000, 5, False) for _ in range(1000)]
+    values = [("x" * 1000, 5, None) for _ in range(1000)]
     packed = pack(values, a_packing(limits=Limits(file_bytes=100_000)))
     assert all(97_000 < one.file_bytes <= 100_000 for one in packed[:-1])
 
@@ -208,13 +217,13 @@ def test_the_output_can_still_be_downloaded(dimensions: int, encoding: str, inpu
 
 
 def test_a_local_request_may_hold_more_tokens() -> None:
-    values = [("x", 8000, False) for _ in range(100)]
+    values = [("x", 8000, None) for _ in range(100)]
     assert [one.requests for one in pack(values, a_packing())] == [3]
     assert [one.requests for one in pack(values, a_packing(limits=LOCAL))] == [1]
 
 
 def test_a_shards_id_follows_from_what_it_is() -> None:
-    values = [("a", 1, False), ("b", 2, False)]
+    values = [("a", 1, None), ("b", 2, None)]
 
     def record(values: Sequence[Row] = values, space: str = "s", plan: int = 1, per_request: int = 100) -> Any:
         (packed,) = pack(values, a_packing(inputs_per_request=per_request))
@@ -235,7 +244,9 @@ def test_a_shards_id_follows_from_what_it_is() -> None:
 
 
 def test_a_shard_is_read_back_as_it_was(tmp_path: Path) -> None:
-    values = [(f"{ODD[number % len(ODD)]}{number}", number % 7, number % 11 == 0) for number in range(9000)]
+    values = [
+        (f"{ODD[number % len(ODD)]}{number}", number % 7, 1 if number % 11 == 0 else None) for number in range(9000)
+    ]
     (packed,) = pack(values, a_packing(inputs_per_request=7))
     write_shard(packed, tmp_path / "x")
     text_ids, requests = shard_ids(tmp_path / "x")
@@ -249,7 +260,7 @@ def test_a_shard_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 def test_a_batch_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     """The shard is damaged in the middle: what was written until then must not be taken for the file."""
-    values = [(f"{number} {number**7}", 1, False) for number in range(20_000)]
+    values = [(f"{number} {number**7}", 1, None) for number in range(20_000)]
     (packed,) = pack(values, a_packing())
     write_shard(packed, tmp_path / "good")
     data = bytearray((tmp_path / "good").read_bytes())

@@ -68,7 +68,10 @@ class Settler:
         return (key,)
 
     def _outcome(self, state: ShardState, batch: Batch, loaded: Loaded, packs: tuple[str, ...]) -> Outcome:
-        tokens = batch.usage.input_tokens if batch.usage and batch.usage.input_tokens else loaded.prompt_tokens
+        stated = batch.usage.input_tokens if batch.usage else 0
+        if stated and loaded.prompt_tokens and stated != loaded.prompt_tokens:
+            loaded.anomalies["usage_differs"] += 1
+        tokens = stated or loaded.prompt_tokens
         return Outcome(
             shard=state.shard.id,
             attempt=state.attempt,
@@ -83,6 +86,8 @@ class Settler:
             refusals=self._put_refusals(loaded),
             anomalies=dict(sorted(loaded.anomalies.items())),
             errors=tuple(_errors(batch, loaded)),
+            completion_tokens=0,
+            seconds=_seconds(batch),
         )
 
     def _put_refusals(self, loaded: Loaded) -> str | None:
@@ -94,6 +99,13 @@ class Settler:
         key = layout.refusals(self.space, ids.digest_hex("refusals", data))
         self.store.create(key, data)
         return key
+
+
+def _seconds(batch: Batch) -> float | None:
+    """How long the batch took by the provider's stamps; None where one is missing, or they make no sense."""
+    ends = (batch.completed_at, batch.expired_at, batch.cancelled_at, batch.failed_at)
+    end = next((stamp for stamp in ends if stamp), None)
+    return float(end - batch.created_at) if end is not None and end >= batch.created_at > 0 else None
 
 
 def _errors(batch: Batch, loaded: Loaded) -> Iterator[str]:

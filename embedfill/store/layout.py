@@ -61,6 +61,11 @@ def refusals(space: str, digest: str) -> str:
     return f"refusals/{space}/{digest}.json"
 
 
+def forgiven(space: str, digest: str = "") -> str:
+    """What takes refusals back, or the prefix of all such objects of a space."""
+    return f"forgiven/{space}/{digest}.json" if digest else f"forgiven/{space}/"
+
+
 def index_file(digest: str, name: str) -> str:
     return f"index/{digest}/{name}"
 

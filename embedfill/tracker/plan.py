@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -13,34 +14,55 @@ from embedfill import ids
 from embedfill.ids import IdSet
 from embedfill.records import Refusal, Rejection, Shard
 from embedfill.store import layout
+from embedfill.tracker.forgive import forgiven
 from embedfill.tracker.shards import Packed, Packer, Packing, shard_record, write_shard
 from embedfill.tracker.state import State
 
 WANTED = pa.schema([("text_id", ids.ID_TYPE), ("text", pa.string()), ("tokens", pa.int32())])
 
 
+_NARROWER = 10  # times fewer inputs in the next request: a round may take a day, so not by halves
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What providers refused so far. `rejected`: often enough, with their words; `suspect`: must go out alone."""
+    """What providers refused so far. `rejected`: often enough, with their words and the number of refusals; `suspect`:
+    how many inputs the next request of a text may hold."""
 
     rejected: dict[bytes, Rejection]
-    suspect: frozenset[bytes]
+    suspect: dict[bytes, int]
+    counts: Mapping[bytes, int] = field(default_factory=dict)
 
 
-def refused(refusals: Iterable[Refusal], max_attempts: int) -> Refused:
-    """A text is rejected after `max_attempts` refusals, the last of them for itself alone: one bad input fails the
-    whole request that it is in, so its neighbours are only suspected."""
+def refused(
+    refusals: Iterable[Refusal], max_attempts: int, forgiven: Mapping[bytes, int] = MappingProxyType({})
+) -> Refused:
+    """A text is rejected after `max_attempts` refusals that are not forgiven, if one of all was for itself alone.
+
+    One bad input fails the whole request that it is in, so its neighbours are only suspected: each goes out in a
+    request of a tenth as many inputs as the smallest that was refused with it. So a bad one of a hundred texts is
+    alone in its third try, one of 2,048 in its fifth, however few tries are allowed.
+    """
     counts: Counter[bytes] = Counter()
+    smallest: dict[bytes, int] = {}
     words: dict[bytes, Rejection] = {}
     for refusal in refusals:
         text_id = bytes.fromhex(refusal.text_id)
         counts[text_id] += 1
+        smallest[text_id] = min(refusal.inputs, smallest.get(text_id, refusal.inputs))
         if refusal.alone:
             words[text_id] = Rejection(refusal.code, refusal.message, text_id=refusal.text_id)
     rejected = {
-        text_id: words[text_id] for text_id, count in counts.items() if count >= max_attempts and text_id in words
+        text_id: words[text_id]
+        for text_id, count in counts.items()
+        if count - forgiven.get(text_id, 0) >= max_attempts and text_id in words
     }
-    return Refused(rejected, frozenset(counts))
+    return Refused(rejected, {text_id: -(-inputs // _NARROWER) for text_id, inputs in smallest.items()}, counts)
+
+
+def refused_in(state: State, max_attempts: int) -> Refused:
+    """What the providers of a space refused so far, less what is forgiven."""
+    return refused(state.refusals(), max_attempts, forgiven(state))
 
 
 def missing(wanted: Iterable[Any], blocked: IdSet) -> Iterator[Any]:
@@ -68,7 +90,7 @@ def make_plan(
     """
     while True:
         state.refresh()
-        refusals = refused(state.refusals(), max_attempts)
+        refusals = refused_in(state, max_attempts)
         number = state.plans + 1
         packed = pack(missing(wanted(), blocked_ids(state, refusals)), packing, refusals)
         shards = [_put(state, one, number, scratch) for one in packed]
@@ -81,12 +103,12 @@ def make_plan(
 
 
 def pack(batches: Iterable[Any], packing: Packing, refusals: Refused) -> Iterator[Packed]:
-    """The texts of record batches (schema WANTED) in shards; suspected ones in requests of their own."""
+    """The texts of record batches (schema WANTED) in shards; suspected ones in smaller requests, without others."""
     packer = Packer(packing)
     for batch in batches:
         columns = [batch.column(name).to_pylist() for name in WANTED.names]
         for text_id, text, tokens in zip(*columns, strict=True):
-            if full := packer.add(text_id, text, tokens, text_id in refusals.suspect):
+            if full := packer.add(text_id, text, tokens, refusals.suspect.get(text_id)):
                 yield full
     rest = packer.finish()
     if rest.rows:

@@ -80,18 +80,21 @@ class Packer:
         self.packing = packing
         self._open = Packed()
         self._inputs = self._tokens = 0  # of the open request
-        self._alone = False
+        self._most: int | None = None
+        self._room = 0  # inputs that the open request may hold
 
-    def add(self, text_id: bytes, text: str, tokens: int, alone: bool) -> Packed | None:
-        """Adds one text; returns the shard that it no longer fitted into. `alone`: a request of its own."""
+    def add(self, text_id: bytes, text: str, tokens: int, most: int | None) -> Packed | None:
+        """Adds one text; returns the shard that it no longer fitted into. `most` is how many inputs its request may
+        hold, with none of another number among them; None where nothing is held against it."""
         size = len(orjson.dumps(text)) + 1
         full = self.finish() if self._open.rows and not self._fits_shard(tokens, size) else None
         shard = self._open
-        if alone or self._alone or not shard.requests or not self._fits_request(tokens):
+        if most != self._most or not shard.requests or not self._fits_request(tokens):
             shard.requests += 1
             shard.file_bytes += self.packing.line_bytes
             self._inputs = self._tokens = 0
-        self._alone = alone
+            self._most, room = most, self.packing.request_inputs
+            self._room = room if most is None else min(most, room)
         self._inputs += 1
         self._tokens += tokens
         shard.rows.append((shard.requests - 1, text_id, text, tokens))
@@ -101,12 +104,12 @@ class Packer:
 
     def finish(self) -> Packed:
         """The open shard (it may have no rows); a new one begins."""
-        packed, self._open, self._alone = self._open, Packed(), False
+        packed, self._open = self._open, Packed()
         return packed
 
     def _fits_request(self, tokens: int) -> bool:
         limit = self.packing.limits.request_tokens
-        return self._inputs < self.packing.request_inputs and self._tokens + tokens <= limit
+        return self._inputs < self._room and self._tokens + tokens <= limit
 
     def _fits_shard(self, tokens: int, size: int) -> bool:
         shard, packing = self._open, self.packing
