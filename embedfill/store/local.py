@@ -31,6 +31,33 @@ _HINTS = {
 }
 
 
+class _FileEntry(Entry):
+    """A file that is asked for its size and time only when they are wanted: to ask costs more than all else of a
+    listing. Raises MissingError then where it was removed meanwhile."""
+
+    __slots__ = ("_path",)
+    _path: str
+    __setattr__ = object.__setattr__  # a frozen class's own would take a third of a listing's time
+
+    def __init__(self, key: str, path: str) -> None:
+        self.key = key  # type: ignore[misc]
+        self._path = path
+
+    @property
+    def size(self) -> int:
+        return self._stat().st_size
+
+    @property
+    def modified(self) -> float:
+        return self._stat().st_mtime_ns / 1e9
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return Path(self._path).stat()
+        except FileNotFoundError:
+            raise MissingError(self.key) from None
+
+
 class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -66,14 +93,10 @@ class LocalStore:
             shutil.copyfileobj(file, copy, _BLOCK)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[Entry]:
-        for path in self._walk(self.root / prefix.rpartition("/")[0]):
-            key = path.relative_to(self.root).as_posix()
+        folder = prefix.rpartition("/")[0]
+        for key, path in self._walk(f"{folder}/" if folder else "", str(self.root / folder)):
             if key.startswith(prefix) and key > start_after:
-                try:
-                    stat = path.stat()
-                except FileNotFoundError:
-                    continue  # pruned meanwhile
-                yield Entry(key, stat.st_size, stat.st_mtime_ns / 1e9)
+                yield _FileEntry(key, path)
 
     def delete(self, key: str) -> None:
         with self._world(key):
@@ -91,19 +114,20 @@ class LocalStore:
         except _ABSENT:
             raise MissingError(key) from None
 
-    def _walk(self, folder: Path) -> Iterator[Path]:
-        """Files below `folder` in the order of their keys, that is, of their paths with `/` as an ordinary character."""
+    def _walk(self, above: str, folder: str) -> Iterator[tuple[str, str]]:
+        """Keys (each begins with `above`) and paths of the files below `folder`, in the order of the keys, that is, of
+        their paths with `/` as an ordinary character."""
         with self._world():
             try:
                 with os.scandir(folder) as found:
-                    named = sorted((entry.name + "/" * entry.is_dir(), entry.path) for entry in found)
+                    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in found)
             except _ABSENT:
                 return
-        for name, path in named:
+        for name in names:
             if name.endswith("/"):
-                yield from self._walk(Path(path))
+                yield from self._walk(above + name, f"{folder}/{name[:-1]}")
             elif not name.startswith(_TEMP):
-                yield Path(path)
+                yield above + name, f"{folder}/{name}"
 
     @contextmanager
     def _world(self, key: str = "") -> Iterator[None]:

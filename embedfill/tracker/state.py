@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import numpy as np
 import orjson
@@ -23,6 +22,7 @@ from embedfill.records import Claim, Maker, Outcome, Refusal, Shard
 from embedfill.store import layout
 from embedfill.store.base import Entry, Store
 from embedfill.store.cache import Cache, parse_json
+from embedfill.tracker.remember import Memory
 from embedfill.tracker.shards import shard_ids
 
 
@@ -65,31 +65,40 @@ class State:
         self.plans = 0
         self.shards: dict[str, ShardState] = {}
         self.outcomes: dict[str, Outcome] = {}
+        self._memory = Memory(store, cache, space)
         self._last_plan = ""
+        self._open: dict[str, ShardState] = {}  # not settled, in the order they were planned
         self._settled: set[str] = set()
-        self._references: dict[str, str | None] = {}
         self._claims: dict[str, Claim] = {}
+        self._spent_usd = 0.0
 
     def refresh(self) -> "State":
         for entry in self.store.list(layout.plan(self.space), self._last_plan):
             self._add_plan(entry.key)
-        for entry in self.store.list(layout.outcome(self.space)):
-            if entry.key not in self.outcomes:
-                self.add_outcome(entry.key, parse_outcome(self.cache.json(entry.key)))
+        listed = [entry.key for entry in self.store.list(layout.outcome(self.space))]
+        for key, outcome in self._memory.outcomes(key for key in listed if key not in self.outcomes).items():
+            self.add_outcome(key, outcome)
         for entry in self.store.list(layout.claim(self.space)):
             self._see_claim(entry)
-        for entry in self.store.list(layout.batch(self.space)):
-            self._see_reference(entry.key)
+        self._see_references(entry.key for entry in self.store.list(layout.batch(self.space)))
+        self._memory.save(self.outcomes)
         return self
 
     def open(self) -> list[ShardState]:
         """Shards that are not settled, in the order they were planned."""
-        return [shard for shard in self.shards.values() if shard.status is not Status.SETTLED]
+        return [shard for shard in self._open.values() if not (shard.settled or shard.retired)]
+
+    def out(self) -> list[ShardState]:
+        """Shards that are claimed or submitted: what counts against limits and the budget."""
+        return [shard for shard in self.open() if shard.status is not Status.PLANNED]
 
     def add_outcome(self, key: str, outcome: Outcome) -> None:
         """Takes in an outcome that stands in the store. Its shard's plan may be one that is not read yet."""
+        if key not in self.outcomes:
+            self._spent_usd += outcome.cost_usd or 0.0
         self.outcomes[key] = outcome
         self._settled.add(outcome.shard)
+        self._open.pop(outcome.shard, None)
         if outcome.shard in self.shards:
             self.shards[outcome.shard].settled = True
 
@@ -119,10 +128,11 @@ class State:
 
     def open_tokens(self) -> int:
         """Prompt tokens of what is claimed or submitted: what counts against an enqueued-token limit."""
-        return sum(state.shard.tokens for state in self.open() if state.status is not Status.PLANNED)
+        return sum(state.shard.tokens for state in self.out())
 
     def spent_usd(self) -> float:
-        return sum(outcome.cost_usd or 0.0 for outcome in self.outcomes.values())
+        """What all outcomes cost, as far as their prices are known."""
+        return self._spent_usd
 
     @staticmethod
     def _gather(arrays: Iterator[IdArray]) -> IdSet:
@@ -133,9 +143,13 @@ class State:
         plan = parse_json(key, self.store.read(key))
         self._last_plan, self.plans = key, layout.number_of(key)
         for value in plan["shards"]:
-            self.shards[value["id"]] = ShardState(Shard(**value), settled=value["id"] in self._settled)
-        for shard in plan.get("retired", []):
-            self.shards[shard].retired = True
+            shard = ShardState(Shard(**value), settled=value["id"] in self._settled)
+            self.shards[shard.shard.id] = shard
+            if not shard.settled:
+                self._open[shard.shard.id] = shard
+        for retired in plan.get("retired", []):
+            self.shards[retired].retired = True
+            self._open.pop(retired, None)
 
     def _see_claim(self, entry: Entry) -> None:
         shard_id, attempt = layout.attempt_of(entry.key)
@@ -144,17 +158,15 @@ class State:
             return
         if attempt > state.attempt:
             state.batch_id, state.void = None, False
-        state.attempt, state.claimed_at = attempt, entry.modified
+            state.attempt, state.claimed_at = attempt, math.inf
+        if shard_id in self._open:
+            state.claimed_at = entry.modified
 
-    def _see_reference(self, key: str) -> None:
-        shard_id, attempt = layout.attempt_of(key)
-        state = self.shards.get(shard_id)
-        if state is None or state.settled or attempt != state.attempt:
-            return
-        if key not in self._references:
-            self._references[key] = parse_json(key, self.store.read(key))["batch_id"]
-        state.batch_id = self._references[key]
-        state.void = state.batch_id is None
+    def _see_references(self, keys: Iterator[str]) -> None:
+        """Those of the newest claims of open shards. Older ones say nothing any more."""
+        newest = {layout.batch(self.space, name, state.attempt): state for name, state in self._open.items()}
+        for key, batch_id in self._memory.references(key for key in keys if key in newest).items():
+            newest[key].batch_id, newest[key].void = batch_id, batch_id is None
 
 
 def reference(batch_id: str | None, reason: str = "") -> bytes:
@@ -183,7 +195,3 @@ def store_time(store: Store) -> float:
 def parse_claim(data: bytes) -> Claim:
     value = orjson.loads(data)
     return Claim(**{**value, "maker": Maker(**value["maker"])})
-
-
-def parse_outcome(value: Any) -> Outcome:  # noqa: ANN401
-    return Outcome(**{**value, "packs": tuple(value["packs"]), "errors": tuple(value["errors"])})
