@@ -120,7 +120,7 @@ class LocalStore:
         with self._world():
             try:
                 with os.scandir(folder) as found:
-                    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in found)
+                    names = sorted([f"{entry.name}/" if entry.is_dir() else entry.name for entry in found])
             except _ABSENT:
                 return
         for name in names:
