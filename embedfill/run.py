@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from embedfill.account import account_of, settler_of
 from embedfill.catalog.live import load_live, wanted_texts
 from embedfill.catalog.scan import Scanner
 from embedfill.config import Config
@@ -25,20 +26,16 @@ from embedfill.estimate import Estimate, estimate, rejected_texts, totals
 from embedfill.executors.local import LocalExecutor
 from embedfill.index.assemble import assemble
 from embedfill.index.publish import Publication, content_of, current, publish, save
-from embedfill.loader.settle import Settler
 from embedfill.progress import Progress, Quiet, Stage
 from embedfill.project import Project, open_project
 from embedfill.providers.client import BatchClient
-from embedfill.providers.profiles import patience_of, window_of
 from embedfill.records import Catalog, Counts, Outcome, Snapshot
 from embedfill.retrieve import open_index
 from embedfill.tracker.advance import Advance
 from embedfill.tracker.forgive import forgiven_keys
-from embedfill.tracker.maker import this_maker
 from embedfill.tracker.plan import make_plan, refused_in
 from embedfill.tracker.quota import Quota
 from embedfill.tracker.state import State
-from embedfill.tracker.submit import Account
 
 Point = Callable[[str], None]
 _PUBLISH_TRIES = 5
@@ -182,11 +179,8 @@ class _Run:
 
     def _advance(self, client: BatchClient, catalog: Catalog, state: State) -> None:
         """Runs the tracker's loop, with progress in texts."""
-        project = self.project
-        account = self._account_of(client)
-        settle = Settler(
-            project.store, project.cache, project.space.id, project.model.dimensions, project.price, self.options.at
-        )
+        at = self.options.at
+        account, settle = account_of(self.project, client, at), settler_of(self.project, at)
         advance = Advance(account, state, settle, self.quota, self.options.progress.note)
         texts = sum(shard.shard.texts for shard in state.open())
         with self.options.progress.stage("embed", texts, "texts") as stage:
@@ -194,24 +188,6 @@ class _Run:
         self.outcomes += done.outcomes
         self.submitted += done.submitted
         self.summary.parked = done.parked
-
-    def _account_of(self, client: BatchClient) -> Account:
-        project, request = self.project, self.project.request
-        return Account(
-            store=project.store,
-            cache=project.cache,
-            client=client,
-            space=project.space.id,
-            store_id=project.store_id,
-            line=request.line,
-            price_of=project.price_of,
-            patience=patience_of(project.profile, project.config.batch),
-            maker=this_maker(),
-            window=window_of(project.profile, project.config.batch),
-            options=request.batch_options,
-            tidy=project.profile.name == "local",
-            at=self.options.at,
-        )
 
     def _publish(self, name: str, catalog: Catalog, state: State, published: Publication) -> bool:
         """Builds and publishes a snapshot, unless the current one is made of the same."""

@@ -1,0 +1,1 @@
+"""Cancels what is in flight and collects what was done. Submits nothing."""

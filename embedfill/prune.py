@@ -1,0 +1,1 @@
+"""Removes what nothing refers to any more. Never removes what was paid for."""
