@@ -34,7 +34,10 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SECRET = re.compile(r"(^|_)(key|secret|password|credentials?)$", re.IGNORECASE)
 _OVERLAP = 32
 
+_OWN_PARAMETERS = frozenset({"model", "input", "dimensions", "output_dimension", "encoding_format", "output_dtype"})
+
 Name = Annotated[str, Field(min_length=1)]
+Scalar = str | int | float | bool
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
@@ -116,10 +119,22 @@ class EmbeddingConfig(EndpointConfig):
     dimensions: int | None = Field(default=None, ge=1, le=16384)
     template: str = "{text}"
     query_template: str = "{query}"
-    encoding_format: Literal["base64", "float"] = "base64"
+    encoding_format: Literal["base64", "float"] | None = None
+    send_dimensions: bool | None = None
+    options: dict[str, Scalar] = {}
+    query_options: dict[str, Scalar] = {}
     tokenizer: Name | None = None
     max_input_tokens: int | None = Field(default=None, ge=8)
     price_per_million: float | None = Field(default=None, ge=0)
+
+    @field_validator("options", "query_options")
+    @classmethod
+    def _only_what_has_no_key(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+        """A parameter that decides what comes back must stand where the rest of us reads it."""
+        for name in value:
+            if name in _OWN_PARAMETERS:
+                raise ValueError(f"{name} has a key of its own in [embedding], or cannot be chosen")
+        return value
 
 
 class BatchConfig(Table):
@@ -127,10 +142,11 @@ class BatchConfig(Table):
     max_enqueued_tokens: int | None = Field(default=None, ge=1)
     max_enqueued_requests: int | None = Field(default=None, ge=1)
     completion_window: Name | None = None
+    endpoint: str | None = Field(default=None, pattern=r"^/[\w/.-]+$")
     budget_usd: float | None = Field(default=None, ge=0)
     max_attempts: int = Field(default=3, ge=1)
     inputs_per_request: int = Field(default=100, ge=1, le=2048)
-    max_inputs: int = Field(default=50_000, ge=1, le=50_000)
+    max_inputs: int = Field(default=50_000, ge=1, le=1_000_000)
     poll_s: float | None = Field(default=None, gt=0)
     listing_delay_s: float | None = Field(default=None, ge=0)
     claim_ttl_s: float | None = Field(default=None, gt=0)

@@ -13,7 +13,7 @@ from embedfill.corpus.spec import CorpusSpec, spec_of
 from embedfill.errors import ConfigError, MissingError, UsageError
 from embedfill.models.known import ModelInfo, max_chunk_tokens, resolve
 from embedfill.providers.client import BatchClient
-from embedfill.providers.connect import connect, engine_data, is_paid, space_of
+from embedfill.providers.connect import connect, engine_data, is_paid, request_of, space_of
 from embedfill.providers.profiles import Profile, profile_of
 from embedfill.records import ChunkSpec, Shard, Space
 from embedfill.store import layout
@@ -47,7 +47,7 @@ class Project:
         return Packing(
             limits=self.profile.limits,
             dimensions=self.model.dimensions,
-            encoding=self.config.embedding.encoding_format,
+            encoding=self.request.encoding,
             inputs_per_request=batch.inputs_per_request,
             max_inputs=batch.max_inputs,
             shard_tokens=quota.shard_tokens,
@@ -56,9 +56,7 @@ class Project:
 
     @property
     def request(self) -> EmbeddingsRequest:
-        embedding = self.config.embedding
-        dimensions = embedding.dimensions if self.model.shorter != () else None
-        return EmbeddingsRequest(self.model.name, embedding.encoding_format, dimensions, self.profile.dialect)
+        return request_of(self.config, self.model)
 
     def price_of(self, shard: Shard) -> float | None:
         """USD of a whole shard; None where no price is known."""

@@ -94,17 +94,22 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Two vectors may be compared only within one space. `origin` is the endpoint's scheme and host, or "local"."""
+    """Two vectors may be compared only within one space. `origin` is the endpoint's scheme and host, or "local",
+    `options` the JSON of further parameters that decide the vectors."""
 
     model: str
     dimensions: int
     profile: str
     origin: str
     truncation: str = "none"
+    options: str = ""
 
     @property
     def id(self) -> str:
-        return ids.digest_hex("space", ids.canonical(asdict(self)))[:16]
+        values = asdict(self)
+        if not self.options:  # as before there were any
+            del values["options"]
+        return ids.digest_hex("space", ids.canonical(values))[:16]
 
 
 @dataclass(frozen=True, slots=True)

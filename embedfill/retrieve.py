@@ -11,10 +11,9 @@ from embedfill.errors import UsageError
 from embedfill.index.publish import current
 from embedfill.index.search import Searcher
 from embedfill.models.base import Vectors, shorten
-from embedfill.models.known import KNOWN
 from embedfill.models.load import load as load_model
 from embedfill.project import Project, open_project
-from embedfill.providers.connect import remote_client
+from embedfill.providers.connect import query_request, remote_client
 from embedfill.records import Hit, Snapshot
 
 _QUERIES_AT_ONCE = 64
@@ -67,10 +66,10 @@ class Retriever:
         space = self.snapshot.space
         if space.profile == "local":
             return shorten(load_model(space.model).embed(texts), space.dimensions)
-        whole = KNOWN[space.model].dimensions if space.model in KNOWN else space.dimensions
-        asked = space.dimensions if space.dimensions != whole else None
+        request = query_request(self.project.config, space)
         with remote_client(self.project.config.embedding, self.project.profile) as client:
-            return np.asarray(client.embed(texts, space.model, asked), np.float32)
+            vectors = client.embed(texts, space.model, request.dimensions, request.body(texts))
+            return np.asarray(vectors, np.float32)
 
 
 def _encodable(text: str) -> str:

@@ -24,8 +24,14 @@ class Limits:
 OPENAI = Limits()
 # The engine's own models are small and its outputs stay on this machine.
 LOCAL = Limits(request_tokens=10_000_000, enqueued_requests=None)
+# The tokens of a request are those of its largest models; the smaller ones take more. That its file limits count lines
+# and inputs alike, and that nothing limits what is enqueued, is not documented.
 VOYAGE = Limits(
     file_bytes=1_000_000_000, batch_requests=100_000, batch_inputs=100_000, request_inputs=1_000,
-    request_tokens=120_000, input_tokens=32_000,
+    request_tokens=120_000, input_tokens=32_000, enqueued_requests=None,
 )  # fmt: skip
-DASHSCOPE = Limits(request_inputs=10)
+# 10 texts of 8,192 tokens each is all that a request may hold. A file may have 500 MB by its documents; the limit of
+# inputs to a batch is not documented and taken from the API that it follows.
+DASHSCOPE = Limits(request_inputs=10, request_tokens=81_920, enqueued_requests=None)
+# 200 MB and 50,000 requests are documented, what a request may hold is not.
+DOUBLEWORD = Limits(enqueued_requests=None)

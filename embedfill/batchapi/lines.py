@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from embedfill.batchapi.dialect import OPENAI_DIALECT, Dialect
-from embedfill.batchapi.models import EMBEDDINGS
 
 _NUMBER_DIGITS = 9  # of a request's number; more can only be damage, and Python refuses to read very many
 
@@ -38,18 +37,19 @@ def request_line(custom_id: str, body: object, endpoint: str, dialect: Dialect =
 @dataclass(frozen=True, slots=True)
 class EmbeddingsRequest:
     """What all embeddings requests of a space have in common: `encoding` "base64" or "float", `dimensions` None where
-    the model's own are meant."""
+    the model's own are meant, `extra` parameters that only this provider has."""
 
     model: str
     encoding: str
     dimensions: int | None
     dialect: Dialect = OPENAI_DIALECT
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
         """Model and parameters, by the names that the dialect gives them."""
-        found: dict[str, Any] = {"model": self.model}
-        if self.dialect.encoding is not None:
+        found: dict[str, Any] = {"model": self.model, **self.extra}
+        if self.dialect.encoding is not None and self.encoding != self.dialect.unsaid:
             found[self.dialect.encoding] = self.encoding
         if self.dialect.dimensions is not None and self.dimensions is not None:
             found[self.dialect.dimensions] = self.dimensions
@@ -57,7 +57,11 @@ class EmbeddingsRequest:
 
     def line(self, custom_id: str, texts: Sequence[str]) -> bytes:
         options = self.options if self.dialect.model_in == "line" else {}
-        return request_line(custom_id, {**options, "input": list(texts)}, EMBEDDINGS, self.dialect)
+        return request_line(custom_id, {**options, "input": list(texts)}, self.dialect.endpoint, self.dialect)
+
+    def body(self, texts: Sequence[str]) -> dict[str, Any]:
+        """The same request to the synchronous endpoint."""
+        return {**self.options, "input": list(texts)}
 
     @property
     def batch_options(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The objects of the Files + Batches API as pydantic models: File, Batch, and what they hold. Unknown keys are kept
-out of the way, missing ones get the API's defaults, since servers differ."""
+out of the way, missing ones get the API's defaults, and times may be written in any usual way, since servers differ."""
 
-from typing import Any, Literal
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 EMBEDDINGS = "/v1/embeddings"
@@ -11,6 +13,31 @@ ENDPOINTS = (EMBEDDINGS, "/v1/chat/completions", "/v1/completions", "/v1/respons
 BatchStatus = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
 ]
+_SPELLINGS = {"canceled": "cancelled", "canceling": "cancelling"}
+
+
+def _seconds(value: object) -> object:
+    """Seconds since 1970 from a number, or from an ISO 8601 time; one that names no zone is taken for UTC."""
+    if isinstance(value, float) and math.isfinite(value):
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    if value.isascii() and value.isdigit():
+        return int(value)
+    stamp = datetime.fromisoformat(value)
+    return int((stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp())
+
+
+def _seconds_if_any(value: object) -> object:
+    """None for words that name no time: it is not worth losing sight of a batch for."""
+    try:
+        return _seconds(value)
+    except ValueError:
+        return None
+
+
+Seconds = Annotated[int, BeforeValidator(_seconds)]
+MaybeSeconds = Annotated[int | None, BeforeValidator(_seconds_if_any)]
 
 
 class _Wire(BaseModel):
@@ -29,11 +56,11 @@ class File(_Wire):
     id: str
     object: Literal["file"] = "file"
     bytes: int = 0
-    created_at: int = 0
+    created_at: Seconds = 0
     filename: str = ""
     purpose: str = "batch"
     status: str = "processed"
-    expires_at: int | None = None
+    expires_at: MaybeSeconds = None
     status_details: str | None = None
 
 
@@ -82,18 +109,37 @@ class Batch(_Wire):
     status: str
     output_file_id: str | None = None
     error_file_id: str | None = None
-    created_at: int
-    in_progress_at: int | None = None
-    expires_at: int | None = None
-    finalizing_at: int | None = None
-    completed_at: int | None = None
-    failed_at: int | None = None
-    expired_at: int | None = None
-    cancelling_at: int | None = None
-    cancelled_at: int | None = None
+    created_at: Seconds
+    in_progress_at: MaybeSeconds = None
+    expires_at: MaybeSeconds = None
+    finalizing_at: MaybeSeconds = None
+    completed_at: MaybeSeconds = None
+    failed_at: MaybeSeconds = None
+    expired_at: MaybeSeconds = None
+    cancelling_at: MaybeSeconds = None
+    cancelled_at: MaybeSeconds = None
     request_counts: RequestCounts | None = None
     usage: Usage | None = None
     metadata: dict[str, Any] | None = None
+
+    @field_validator("status")
+    @classmethod
+    def _one_spelling(cls, value: str) -> str:
+        return _SPELLINGS.get(value.lower(), value.lower())
+
+    @field_validator("errors", mode="before")
+    @classmethod
+    def _a_list_of_errors(cls, value: Any) -> Any:  # noqa: ANN401 - `object` is a field here
+        """Some servers send the bare list, or words."""
+        if isinstance(value, str):
+            value = [{"message": value}] if value else []
+        return {"data": value} if isinstance(value, list) else value
+
+    @field_validator("metadata", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:  # noqa: ANN401
+        """What is no table of pairs holds no mark of ours."""
+        return value if isinstance(value, dict) else None
 
     @property
     def ended(self) -> bool:

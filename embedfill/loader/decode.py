@@ -78,5 +78,6 @@ def _row(value: object) -> Vectors | None:
 
 def prompt_tokens(body: Mapping[str, Any]) -> int:
     usage = body.get("usage")
-    value = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    # Where nothing is generated the total says the same, and one provider gives no other.
+    value = usage.get("prompt_tokens", usage.get("total_tokens")) if isinstance(usage, dict) else None
     return value if type(value) is int and value >= 0 else 0

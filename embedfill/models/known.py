@@ -16,6 +16,7 @@ class ModelInfo:
     tokenizer: str
     shorter: tuple[int, ...] | None = ()  # dimensions that may be asked for instead; None: any below
     local: bool = False
+    published: str = ""  # where its `tokenizer.json` is to be had, for one that does not come with us
 
 
 KNOWN = {
@@ -26,8 +27,23 @@ KNOWN = {
         ModelInfo("text-embedding-3-small", 1536, 8192, "cl100k_base", shorter=None),
         ModelInfo("text-embedding-3-large", 3072, 8192, "cl100k_base", shorter=None),
         ModelInfo("text-embedding-ada-002", 1536, 8192, "cl100k_base"),
+        # Voyage documents four lengths for each of these; longer than the usual one is one of them.
+        *(
+            ModelInfo(name, 1024, 32_000, "", shorter=(256, 512, 2048), published=f"huggingface.co/voyageai/{name}")
+            for name in (
+                "voyage-4-large", "voyage-4", "voyage-4-lite", "voyage-3-large", "voyage-3.5", "voyage-3.5-lite",
+                "voyage-code-3",
+            )
+        ),
+        ModelInfo(  # of the Qwen3-Embedding family by its documents, and taken to count tokens as that does
+            "text-embedding-v4", 1024, 8192, "", shorter=(64, 128, 256, 512, 768, 1536, 2048),
+            published="huggingface.co/Qwen/Qwen3-Embedding-0.6B",
+        ),
+        ModelInfo(
+            "Qwen/Qwen3-Embedding-8B", 4096, 32_000, "", published="huggingface.co/Qwen/Qwen3-Embedding-8B",
+        ),
     )
-}
+}  # fmt: skip
 LOCAL = tuple(info.name for info in KNOWN.values() if info.local)
 
 
@@ -40,11 +56,19 @@ def resolve(config: EmbeddingConfig) -> ModelInfo:
         info = replace(info, max_tokens=min(info.max_tokens, config.max_input_tokens))
     if config.tokenizer:
         info = replace(info, tokenizer=config.tokenizer)
+    if not info.tokenizer:
+        raise ConfigError(
+            "embedding.tokenizer", None,
+            f"is required for {info.name}, whose tokens are counted before they are paid for: the path of its "
+            f"tokenizer.json ({info.published}), or 'cl100k_base' for a rough count",
+        )  # fmt: skip
     wanted = config.dimensions or info.dimensions
     allowed = range(1, info.dimensions) if info.shorter is None else info.shorter
     if wanted != info.dimensions and wanted not in allowed:
         names = (
-            f"1 to {info.dimensions}" if info.shorter is None else ", ".join(map(str, (*info.shorter, info.dimensions)))
+            f"1 to {info.dimensions}"
+            if info.shorter is None
+            else ", ".join(map(str, sorted((*info.shorter, info.dimensions))))
         )
         raise ConfigError("embedding.dimensions", wanted, f"{info.name} has {names}")
     return replace(info, dimensions=wanted)

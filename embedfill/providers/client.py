@@ -45,8 +45,10 @@ class BatchClient:
         transport: httpx.BaseTransport | None = None,
         auth: str = OPENAI_DIALECT.auth,
         clock: Clock = Clock(),  # noqa: B008 - immutable
+        delete: str = OPENAI_DIALECT.delete,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._delete = delete
         self.revive: Callable[[], None] | None = None
         self.clock = clock
         bearer = "Bearer " if auth == OPENAI_DIALECT.auth else ""
@@ -82,7 +84,12 @@ class BatchClient:
     def delete_file(self, file_id: str) -> None:
         """Deletes a file; one that is gone is no error."""
         try:
-            self._again("DELETE", f"/files/{file_id}")
+            if self._delete == "path":
+                self._again("DELETE", f"/files/{file_id}")
+            else:
+                self._again("POST", "/files/delete", json={"file_ids": [file_id]})
+                self.file(file_id)  # the answer may be a success that was none
+                raise ProviderError(f"{self.base_url} keeps file {file_id}, which was to be deleted")
         except RefusedError as error:
             if error.status != 404:
                 raise
@@ -171,18 +178,25 @@ class BatchClient:
                     raise
                 most = have
 
-    def embed(self, texts: Sequence[str], model: str, dimensions: int | None = None) -> Vectors:
-        """The synchronous endpoint: float32, shape (len(texts), dimensions), in order, every value finite."""
-        body: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": "base64"}
+    def embed(
+        self, texts: Sequence[str], model: str, dimensions: int | None = None, body: Mapping[str, Any] | None = None
+    ) -> Vectors:
+        """The synchronous endpoint: float32, shape (len(texts), dimensions), in order, every value finite. `body` is
+        the same request in the words of a provider that has its own."""
+        usual: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": "base64"}
         if dimensions is not None:
-            body["dimensions"] = dimensions
-        response = self._again("POST", "/embeddings", json=body)
+            usual["dimensions"] = dimensions
+        response = self._again("POST", "/embeddings", json=usual if body is None else dict(body))
         try:
             return _embeddings(response.json()["data"], len(texts), dimensions)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ProviderError(
                 f"{self.base_url}/embeddings answered something else than embeddings: {error}"
             ) from None
+
+    def once(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
+        """Any request as it is, sent once. Raises RefusedError, BillingError or UnreachableError."""
+        return self._send(method, path, **options)
 
     def _get(self, kind: type[Wire], path: str, **options: Any) -> Wire:  # noqa: ANN401
         return retrying(lambda: _parse(kind, self._send("GET", path, **options)), self.revive, self.clock.sleep)

@@ -3,15 +3,20 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import orjson
+
+from embedfill import ids
+from embedfill.batchapi.lines import EmbeddingsRequest
 from embedfill.config import Config, EndpointConfig, secret
 from embedfill.errors import ConfigError
-from embedfill.models.known import ModelInfo
+from embedfill.models.known import KNOWN, ModelInfo
 from embedfill.providers.client import BatchClient, is_loopback
 from embedfill.providers.local import LocalEngine
-from embedfill.providers.profiles import Profile, profile_of
+from embedfill.providers.profiles import Profile, format_of, profile_of
 from embedfill.records import Space
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
@@ -21,8 +26,33 @@ _ENGINE_KEY = "engine/data"
 
 def space_of(config: Config, info: ModelInfo) -> Space:
     """The space that the configuration's vectors live in."""
-    profile = profile_of(config.embedding)
-    return Space(info.name, info.dimensions, profile.name, origin_of(config.embedding, profile))
+    profile, extra = profile_of(config.embedding), config.embedding.options
+    options = ids.canonical(extra).decode() if extra else ""
+    return Space(info.name, info.dimensions, profile.name, origin_of(config.embedding, profile), options=options)
+
+
+def request_of(config: Config, info: ModelInfo) -> EmbeddingsRequest:
+    """How texts are sent. Raises ConfigError for what the model or the provider does not take."""
+    embedding, profile = config.embedding, profile_of(config.embedding)
+    dialect, sends = profile.dialect, embedding.send_dimensions
+    if config.batch.endpoint:
+        dialect = replace(dialect, endpoint=config.batch.endpoint)
+    sends = info.shorter != () if sends is None else sends
+    if not sends and info.name in KNOWN and info.dimensions != KNOWN[info.name].dimensions:
+        raise ConfigError(
+            "embedding.send_dimensions", False, f"{info.name} gives {embedding.dimensions} when asked only"
+        )
+    dimensions = embedding.dimensions if sends else None
+    return EmbeddingsRequest(info.name, format_of(profile, embedding), dimensions, dialect, embedding.options)
+
+
+def query_request(config: Config, space: Space) -> EmbeddingsRequest:
+    """How queries for the vectors of a space are sent: with `query_options`, else the options of the space."""
+    embedding, profile = config.embedding, profile_of(config.embedding)
+    whole = KNOWN[space.model].dimensions if space.model in KNOWN else space.dimensions
+    dimensions = space.dimensions if embedding.send_dimensions or space.dimensions != whole else None
+    extra = embedding.query_options or (orjson.loads(space.options) if space.options else {})
+    return EmbeddingsRequest(space.model, format_of(profile, embedding), dimensions, profile.dialect, extra)
 
 
 def origin_of(endpoint: EndpointConfig, profile: Profile) -> str:
@@ -78,7 +108,8 @@ def remote_client(endpoint: EndpointConfig, profile: Profile) -> BatchClient:
         )
     headers = {"OpenAI-Organization": endpoint.organization, "OpenAI-Project": endpoint.project}
     sent = {name: value for name, value in headers.items() if value}
-    return BatchClient(base_url(endpoint, profile), key, sent, auth=profile.dialect.auth)
+    dialect = profile.dialect
+    return BatchClient(base_url(endpoint, profile), key, sent, auth=dialect.auth, delete=dialect.delete)
 
 
 def _shown(name: str) -> str:

@@ -1,11 +1,11 @@
 """What differs between batch providers, as data: where they are, what they allow, how they are spoken to, how patient
-to be with them."""
+to be with them. What no document of the provider confirms is marked."""
 
 from dataclasses import dataclass
 
-from embedfill.batchapi.dialect import OPENAI_DIALECT, Dialect
-from embedfill.batchapi.limits import DASHSCOPE, LOCAL, OPENAI, VOYAGE, Limits
-from embedfill.config import BatchConfig, EndpointConfig
+from embedfill.batchapi.dialect import OPENAI_DIALECT, Dialect, EncodingFormat
+from embedfill.batchapi.limits import DASHSCOPE, DOUBLEWORD, LOCAL, OPENAI, VOYAGE, Limits
+from embedfill.config import BatchConfig, EmbeddingConfig, EndpointConfig
 from embedfill.errors import ConfigError
 
 
@@ -30,7 +30,18 @@ class Profile:
 
 
 _OPENAI_TIERS = (3_000_000, 20_000_000, 100_000_000, 500_000_000, 4_000_000_000)
-_VOYAGE = Dialect(model_in="batch", windows=("12h",), dimensions="output_dimension")
+# Lines have no model: POST /batches names it, with all parameters. "float" is no encoding_format there, but what comes
+# without one. Unconfirmed: that request_params takes every parameter of the synchronous endpoint.
+_VOYAGE = Dialect(
+    model_in="batch", windows=("12h",), dimensions="output_dimension", unsaid="float", delete="body"
+)  # fmt: skip
+# Whole hours or days from 24h to 14d. Of the encodings only float is documented.
+_DASHSCOPE = Dialect(windows=("24h", *(f"{days}d" for days in range(2, 15))), formats=("float",))
+# What "batch" and "async" are called there. That the embeddings of its servers honour base64 is not documented.
+_DOUBLEWORD = Dialect(windows=("24h", "1h"), formats=("float", "base64"))
+# The newer documents name /v1/embeddings among the endpoints, the older ones offer chat alone and write /chat/completions
+# without /v1: batch.endpoint sets it, and a probe finds it out.
+_AZURE = Dialect(auth="api-key")
 
 PROFILES = {
     profile.name: profile
@@ -41,15 +52,14 @@ PROFILES = {
         ),
         Profile("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", tiers=_OPENAI_TIERS),
         Profile("voyage", "https://api.voyageai.com/v1", "VOYAGE_API_KEY", limits=VOYAGE, dialect=_VOYAGE),
-        Profile(
-            "dashscope", "https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY",
-            limits=DASHSCOPE,
+        Profile(  # its batches embed in the Beijing region only; the international one offers text generation alone
+            "dashscope", "https://dashscope.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY",
+            limits=DASHSCOPE, dialect=_DASHSCOPE,
         ),
         Profile(
-            "doubleword", "https://api.doubleword.ai/v1", "DOUBLEWORD_API_KEY",
-            dialect=Dialect(windows=("24h", "1h")),
+            "doubleword", "https://api.doubleword.ai/v1", "DOUBLEWORD_API_KEY", limits=DOUBLEWORD, dialect=_DOUBLEWORD,
         ),
-        Profile("azure", None, "AZURE_OPENAI_API_KEY", dialect=Dialect(auth="api-key"), confirmed=False),
+        Profile("azure", None, "AZURE_OPENAI_API_KEY", dialect=_AZURE, confirmed=False),
         Profile("generic", None, "OPENAI_API_KEY", poll_s=10.0, poll_max_s=120.0, listing_delay_s=30.0),
     )
 }  # fmt: skip
@@ -82,6 +92,16 @@ def window_of(profile: Profile, batch: BatchConfig) -> str:
     if profile.name != "generic" and window not in profile.dialect.windows:
         raise ConfigError("batch.completion_window", window, f"one of {', '.join(profile.dialect.windows)}")
     return window
+
+
+def format_of(profile: Profile, embedding: EmbeddingConfig) -> EncodingFormat:
+    """How vectors are to travel. Raises ConfigError for a way that the provider is known not to offer."""
+    wanted = embedding.encoding_format or profile.dialect.formats[0]
+    if wanted not in profile.dialect.formats:
+        raise ConfigError(
+            "embedding.encoding_format", wanted, f"{profile.name} knows {profile.dialect.formats[0]!r} only"
+        )
+    return wanted
 
 
 def patience_of(profile: Profile, batch: BatchConfig) -> Patience:
