@@ -137,10 +137,20 @@ def test_in_flight_and_have(tracker: Tracker) -> None:
 
 def test_a_retired_shard_is_out_of_the_way(tracker: Tracker) -> None:
     shard = tracker.planned("a")
-    plan = {"number": 2, "space": SPACE, "shards": [], "retired": [shard.shard.id]}
+    plan = {"number": 2, "space": SPACE, "shards": [], "retired": [[shard.shard.id, 1]]}
     tracker.account.store.create(layout.plan(SPACE, 2), ids.canonical(plan))
     assert seen(tracker).open() == []
     assert [one.texts for one in tracker.again().plan(["a"])] == [1]
+
+
+def test_a_later_claim_stands_against_a_retirement_while_it_is_open(tracker: Tracker) -> None:
+    """Whoever closed the shard slept; meanwhile its claim was void and another tracker took the shard."""
+    shard = tracker.planned("a")
+    plan = {"number": 2, "space": SPACE, "shards": [], "retired": [[shard.shard.id, 0]]}
+    assert submit(tracker.account, shard)
+    tracker.account.store.create(layout.plan(SPACE, 2), ids.canonical(plan))
+    assert [one.status for one in seen(tracker).open()] == [Status.SUBMITTED]
+    assert len(seen(tracker).in_flight()) == 1
 
 
 def test_tokens_that_are_out(tracker: Tracker) -> None:

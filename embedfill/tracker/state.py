@@ -44,7 +44,13 @@ class ShardState:
     batch_id: str | None = None
     void: bool = False
     settled: bool = False
-    retired: bool = False
+    retired_at: int | None = None  # the attempt that a plan's retirement has closed
+
+    @property
+    def retired(self) -> bool:
+        """Whether its texts went back to be planned anew. A later claim stands against that as long as it is open: its
+        maker may not have seen the retirement."""
+        return self.retired_at is not None and (self.attempt <= self.retired_at or self.void)
 
     @property
     def status(self) -> Status:
@@ -147,9 +153,8 @@ class State:
             self.shards[shard.shard.id] = shard
             if not shard.settled:
                 self._open[shard.shard.id] = shard
-        for retired in plan.get("retired", []):
-            self.shards[retired].retired = True
-            self._open.pop(retired, None)
+        for shard_id, attempt in plan.get("retired", []):
+            self.shards[shard_id].retired_at = attempt
 
     def _see_claim(self, entry: Entry) -> None:
         shard_id, attempt = layout.attempt_of(entry.key)
