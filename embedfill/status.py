@@ -1,19 +1,12 @@
 """Where a store stands, read off it without changing anything: what is published, what is out, what was spent."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from embedfill import ids
-from embedfill.catalog.live import corpus_rejections, first_places
-from embedfill.catalog.tables import load as load_catalog
 from embedfill.config import Config
-from embedfill.ids import IdSet
 from embedfill.index.publish import current
 from embedfill.project import open_project
-from embedfill.records import Rejection, Source
 from embedfill.tracker.plan import refused_in
 from embedfill.tracker.state import State
 
@@ -71,18 +64,3 @@ def standing(config: Config) -> Standing:
         prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
         cost_usd=None if unpriced else state.spent_usd(),
     )
-
-
-def rejections(config: Config) -> list[Rejection]:
-    """All standing rejections: corpus rows of the published snapshot, and texts that providers refused for good."""
-    project = open_project(config, read_only=True)
-    state = State(project.store, project.cache, project.space.id).refresh()
-    texts = refused_in(state, config.batch.max_attempts).rejected
-    snapshot = current(project.store, project.cache).snapshot
-    if snapshot is None:
-        return [texts[text_id] for text_id in sorted(texts)]
-    catalog = load_catalog(project.cache, snapshot.catalog)
-    found = [orjson.loads(line) for line in corpus_rejections(project.cache, catalog).splitlines()]
-    corpus = [Rejection(**{**value, "source": Source(**value["source"])}) for value in found]
-    holders = first_places(project.cache, catalog, IdSet(ids.array(sorted(texts))))
-    return [*corpus, *(replace(texts[text_id], document_id=holders.get(text_id)) for text_id in sorted(texts))]

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from embedfill.config import Config, load
 from embedfill.index.publish import current
 from embedfill.loader.packs import read_pack
 from embedfill.project import open_project
+from embedfill.records import Outcome, Refusal
 from embedfill.run import Options, Summary, run
+from embedfill.store import layout
 
 _SUBJECTS = ["river", "engine", "garden", "sentence", "library", "compass", "harbour", "battery", "orchard", "theatre"]
 _VERBS = ["carries", "measures", "repairs", "describes", "forgets", "paints", "borrows", "follows", "builds", "counts"]
@@ -141,6 +143,22 @@ class Chain:
             return connection.execute(query).fetchall()
         finally:
             connection.close()
+
+
+def settle(chain: Chain, number: int, refusals: list[Refusal], **changed: Any) -> None:
+    """Adds an outcome as a provider's batch would leave it."""
+    project = open_project(chain.config())
+    data = ids.canonical({"refusals": [asdict(one) for one in refusals], "odd_lines": []})
+    key = layout.refusals(project.space.id, ids.digest_hex("refusals", data))
+    project.store.create(key, data)
+    values: dict[str, Any] = {
+        "shard": ids.digest_hex("shard", str(number).encode()), "attempt": 1, "batch_id": f"b{number}",
+        "status": "completed", "texts": 5, "vectors": 0, "refused": len(refusals), "prompt_tokens": 0, "cost_usd": 0.0,
+        "packs": (), "refusals": key if refusals else None,
+    }  # fmt: skip
+    outcome = Outcome(**{**values, **changed})
+    key = layout.outcome(project.space.id, outcome.shard, outcome.attempt)
+    project.store.create(key, ids.canonical(asdict(outcome)))
 
 
 def _toml(value: object) -> str:

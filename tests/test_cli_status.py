@@ -63,7 +63,7 @@ def test_rejections_are_listed_with_file_and_row(cli: Cli, chain: Chain) -> None
     assert "rejections" not in cli("status", chain.config_path, "--json").json
     said = cli("status", chain.config_path, "--rejections", "--json").json
     assert len(said["rejections"]) == said["rejected"] == 2
-    assert {(one["code"], one["document_id"], one["source"]["row"]) for one in said["rejections"]} == {
+    assert {(one["code"], one["document_id"], one["row"]) for one in said["rejections"]} == {
         ("null_id", None, 3), ("duplicate_id", "doc-2", 4),
     }  # fmt: skip
     out = cli("status", chain.config_path, "--rejections").out

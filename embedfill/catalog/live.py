@@ -164,8 +164,8 @@ def places(cache: Cache, catalog: Catalog, live: Live) -> Iterator[Any]:
         )
 
 
-def first_places(cache: Cache, catalog: Catalog, wanted: IdSet) -> dict[bytes, str]:
-    """For each wanted text that stands somewhere: the id of the first document that holds it."""
+def first_places(cache: Cache, catalog: Catalog, wanted: IdSet) -> dict[bytes, tuple[str, str]]:
+    """For each wanted text that stands somewhere: the id of the first document that holds it, and that one's file."""
     live = load_live(cache, catalog.documents)
     found: dict[bytes, int] = {}
     for batch in places(cache, catalog, live) if len(wanted) else ():
@@ -181,7 +181,7 @@ def first_places(cache: Cache, catalog: Catalog, wanted: IdSet) -> dict[bytes, s
             number: batch.column(0)[number - start].as_py() for number in sought if start <= number < start + len(batch)
         }
         start += len(batch)
-    return {text_id: names[number] for text_id, number in found.items()}
+    return {text_id: (names[number], live.parts[live.part_codes[number]]) for text_id, number in found.items()}
 
 
 def corpus_rejections(cache: Cache, catalog: Catalog) -> bytes:

@@ -22,6 +22,7 @@ _VERBS = {
     "plan": "Say what `run` would send and cost",
     "run": "Embed what is missing through the Batch API, index it, measure the recall, publish",
     "status": "Tell what is published, what is in flight, what was spent, and what was rejected",
+    "rejections": "List what was left out and why, export it, or forgive refusals",
     "search": "Search the published index",
     "eval": "Measure recall@10, MRR@10 and nDCG@10 of the published index",
     "engine": "Run a Batch API server that embeds with local models",

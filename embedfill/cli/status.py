@@ -1,15 +1,15 @@
 """`embedfill status`: where a store stands. Changes nothing."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from embedfill.cli.common import config_argument, money, output_options, plural, show, size
-from embedfill.config import Config, load
-from embedfill.records import Rejection
-from embedfill.status import Standing, rejections, standing
+from embedfill.cli.rejections import lines_of
+from embedfill.config import load
+from embedfill.rejections import Rejections
+from embedfill.status import Standing, standing
 
 
 @click.command("status")
@@ -27,8 +27,8 @@ def command(config: Path, with_rejections: bool, as_json: bool) -> int:
     stands = standing(loaded)
     value = asdict(stands)
     if with_rejections:
-        value["rejections"] = [asdict(rejection) for rejection in rejections(loaded)]
-    show(value, as_json, lambda: [*_lines(stands), *(_rejected(loaded) if with_rejections else ())])
+        value["rejections"] = [asdict(rejection) for rejection in Rejections(loaded)]
+    show(value, as_json, lambda: [*_lines(stands), *(lines_of(Rejections(loaded)) if with_rejections else ())])
     return 0
 
 
@@ -49,17 +49,3 @@ def _lines(stands: Standing) -> list[str]:
         f"shards    {shards}; {stands.in_flight:,} texts in flight, {stands.with_vectors:,} with vectors",
         f"spent     {stands.prompt_tokens:,} tokens in {plural(stands.batches, 'batch', 'es')}, {money(stands.cost_usd)}",
     ]
-
-
-def _rejected(config: Config) -> Iterator[str]:
-    for rejection in rejections(config):
-        yield _rejection_line(rejection)
-
-
-def _rejection_line(rejection: Rejection) -> str:
-    where = (
-        f"{rejection.source.file} row {rejection.source.row}"
-        if rejection.source
-        else f"text {rejection.text_id}, in document {rejection.document_id}"
-    )
-    return f"rejected  {rejection.code}  {where}: {rejection.message}"

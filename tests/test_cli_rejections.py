@@ -1,0 +1,56 @@
+"""`embedfill rejections`: what was left out for a reader and for a script, and refusals forgiven."""
+
+from pathlib import Path
+
+import pytest
+
+from embedfill import ids
+from embedfill.records import Refusal
+from tests.chain_fixtures import Chain, documents, sentence, settle
+from tests.cli_fixtures import Cli
+
+TEXT = ids.text_id(sentence(1)).hex()
+
+
+@pytest.fixture
+def refused(chain: Chain) -> Chain:
+    """A published corpus with a row without an id, and a text that was refused for good."""
+    chain.write([*documents(range(3)), {"id": None, "title": "t", "text": "x"}]).run()
+    for number in range(3):
+        settle(chain, number, [Refusal(TEXT, "policy", "not \x1b[31mthis", 1)])
+    return chain
+
+
+def test_for_a_reader(cli: Cli, refused: Chain) -> None:
+    ran = cli("rejections", refused.config_path)
+    assert (ran.code, ran.err) == (0, "")
+    first, second = ran.out.splitlines()
+    assert first.startswith("rejected  null_id  corpus/corpus.parquet row 3: the id")
+    assert second == f"rejected  policy  text {TEXT}, in document doc-1: not  [31mthis"
+
+
+def test_for_a_script(cli: Cli, refused: Chain) -> None:
+    said = cli("rejections", refused.config_path, "--json").json["rejections"]
+    assert [set(one) for one in said] == [{"code", "message", "document_id", "file", "row", "text_id"}] * 2
+    assert [(one["code"], one["row"], one["text_id"]) for one in said] == [("null_id", 3, None), ("policy", None, TEXT)]
+
+
+def test_exported(cli: Cli, refused: Chain, tmp_path: Path) -> None:
+    ran = cli("rejections", refused.config_path, "--export", tmp_path / "out.csv", "--json")
+    assert ran.json == {"exported": 2, "path": str(tmp_path / "out.csv")}
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+    assert cli("rejections", refused.config_path, "--export", tmp_path / "out.txt", "--json").code == 2
+
+
+@pytest.mark.parametrize("options", [["--retry", "all"], ["--retry", TEXT], ["--retry-code", "policy"]])
+def test_forgiven_texts_go_out_with_the_next_run(cli: Cli, refused: Chain, options: list[str]) -> None:
+    assert cli("rejections", refused.config_path, *options, "--json").json == {"forgiven": 1}
+    assert "policy" not in cli("rejections", refused.config_path).out
+    assert "0 texts will go out" in cli("rejections", refused.config_path, "--retry", "all").out
+
+
+def test_a_name_that_nothing_has(cli: Cli, refused: Chain) -> None:
+    ran = cli("rejections", refused.config_path, "--retry", "doc-0", "--json")
+    assert ran.code == 2 and "doc-0" in ran.error["message"]
+    ran = cli("rejections", refused.config_path, "--retry", "all", "--export", "x.csv", "--json")
+    assert ran.code == 2 and "do not go together" in ran.error["message"]
