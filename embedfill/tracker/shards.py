@@ -28,6 +28,7 @@ SHARD_SCHEMA = pa.schema(
 )
 _LINE_BYTES = 180  # of a request line around its inputs and the model's name, at most
 _OUTPUT_ITEM_BYTES = 60  # of a result line around one embedding
+_OUTPUT_LINE_BYTES = 600  # of a result line around its embeddings: ids, the model, usage
 _FLOAT_CHARS = 22  # of one JSON float, at most
 _ROW_GROUP = 4096
 
@@ -53,9 +54,18 @@ class Packing:
     @property
     def inputs(self) -> int:
         """Inputs of a shard: within the batch limit, and an output that can still be downloaded in one piece."""
-        vector = 4 * math.ceil(self.dimensions * 4 / 3) if self.encoding == "base64" else self.dimensions * _FLOAT_CHARS
-        by_output = self.limits.output_bytes // (vector + _OUTPUT_ITEM_BYTES)
+        by_output = self.limits.output_bytes // self.output_item_bytes
         return max(1, min(self.max_inputs, self.limits.batch_inputs, by_output))
+
+    @property
+    def output_item_bytes(self) -> int:
+        """Bytes of an output file for one input, at most."""
+        vector = 4 * math.ceil(self.dimensions * 4 / 3) if self.encoding == "base64" else self.dimensions * _FLOAT_CHARS
+        return vector + _OUTPUT_ITEM_BYTES
+
+    def output_bytes(self, inputs: int, requests: int) -> int:
+        """Bytes of a batch's output file, at most."""
+        return inputs * self.output_item_bytes + requests * _OUTPUT_LINE_BYTES
 
     @property
     def request_inputs(self) -> int:
