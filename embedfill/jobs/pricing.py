@@ -1,0 +1,88 @@
+"""What shards of a job may cost, from prices by model. Knows no budget."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+import pyarrow.parquet as pq
+
+from embedfill.batchapi.prices import batch_price
+from embedfill.errors import ConfigError
+from embedfill.jobs.config import JobConfig, JobPrice
+from embedfill.jobs.endpoints import ENDPOINTS, UNKNOWN
+from embedfill.jobs.spool import Spool
+from embedfill.records import Shard
+from embedfill.store.cache import Cache
+
+
+def price_for(config: JobConfig, endpoint: str, model: str) -> JobPrice | None:
+    """The configured price of a model, else what is known of it; None where nobody has said."""
+    if model in config.prices:
+        return config.prices[model]
+    known = batch_price(model, config.provider.provider)
+    if known is None or ENDPOINTS[endpoint].generates:
+        return None
+    return JobPrice(input=known)
+
+
+def cost(price: JobPrice | None, prompt_tokens: int, output_tokens: int) -> float | None:
+    return None if price is None else (prompt_tokens * price.input + output_tokens * price.output) / 1e6
+
+
+@dataclass(slots=True)
+class Pricing:
+    """Prices of one endpoint's shards. A shard's model, and what it may generate, are read from its rows once."""
+
+    config: JobConfig
+    endpoint: str
+    cache: Cache
+    _seen: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def price_of(self, shard: Shard) -> float | None:
+        """USD of a whole shard, at most; None where no price of its model is known."""
+        model, output = self._look(shard)
+        return cost(self.of(model), shard.tokens, output)
+
+    def model_of(self, shard: Shard) -> str:
+        return self._look(shard)[0]
+
+    def of(self, model: str) -> JobPrice | None:
+        return price_for(self.config, self.endpoint, model)
+
+    def output_of(self, tokens: int) -> int:
+        """What a request may generate: what it says, else what the user assumes."""
+        return (self.config.assume_output_tokens or 0) if tokens == UNKNOWN else tokens
+
+    def check_budget(self, spool: Spool) -> None:
+        """Raises ConfigError where a budget is set and what a request may cost is not known."""
+        if self.config.batch.budget_usd is None:
+            return
+        for model in spool.models:
+            if self.of(model) is None:
+                raise ConfigError(f"prices.{model}", None, "is required with a budget: { input = …, output = … }")
+        uncapped = spool.asked & (spool.output == UNKNOWN)
+        if uncapped.any() and self.config.assume_output_tokens is None:
+            first = spool.source(int(uncapped.argmax()))
+            raise ConfigError(
+                "assume_output_tokens", None,
+                f"is required with a budget: {int(uncapped.sum()):,} requests say no limit to what they may generate "
+                f"(the first: {first.file} row {first.row}); limit them in their bodies, or state one for all",
+            )  # fmt: skip
+
+    def _look(self, shard: Shard) -> tuple[str, int]:
+        if shard.id not in self._seen:
+            measure = ENDPOINTS[self.endpoint].measure
+            model, output = "", 0
+            with pq.ParquetFile(self.cache.path(shard.key), pre_buffer=False) as file:
+                for number in range(file.num_row_groups):
+                    for text in file.read_row_group(number, ["text"], use_threads=False).column(0).to_pylist():
+                        body = orjson.loads(text)
+                        model = body["model"]
+                        output += self.output_of(measure(body).output_tokens)
+            self._seen[shard.id] = (model, output)
+        return self._seen[shard.id]
+
+
+def by_model(counted: Mapping[str, str]) -> str:
+    """How tokens were counted, in words."""
+    return ", ".join(f"{model}: {how}" for model, how in counted.items())

@@ -1,0 +1,163 @@
+"""An ended batch to its outcome: its result lines become a pack of answers and, where refused, refusals.
+
+Every request that has an answer is in the pack, in the order of its shard; the ids beside the pack are those of the
+successes alone. What failed by the provider's own fault, or never ran, is in neither: it goes out again.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from embedfill import ids
+from embedfill.batchapi.models import Batch
+from embedfill.jobs.answers import Answer, AnswerWriter
+from embedfill.jobs.endpoints import usage_of
+from embedfill.jobs.lines import Line, Lines, words
+from embedfill.jobs.pricing import Pricing, cost
+from embedfill.records import Outcome, Refusal
+from embedfill.store import layout
+from embedfill.store.base import Store
+from embedfill.store.cache import Cache
+from embedfill.tracker.shards import shard_ids
+from embedfill.tracker.state import ShardState
+
+_KEEP_ERRORS = 20
+# Validation errors that are about the file or the account, though they name a line.
+_NOT_THE_LINE = {
+    "model_not_found", "mismatched_model", "model_mismatch", "duplicate_custom_id", "token_limit_exceeded",
+    "too_many_tasks", "empty_file", "invalid_request",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Sums:
+    prompt: int = 0
+    completion: int = 0
+    good: list[int] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    answers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettler:
+    """Callable as `embedfill.tracker.collect.Settle`."""
+
+    store: Store
+    cache: Cache
+    space: str
+    pricing: Pricing
+    at: Callable[[str], None] = lambda _point: None
+
+    def __call__(self, state: ShardState, batch: Batch, files: list[Path]) -> Outcome:
+        shard = state.shard
+        row_ids = ids.tolist(shard_ids(self.cache.path(shard.key))[0])
+        lines = Lines(shard.id, files, len(row_ids))
+        lines.scan()
+        pack = self.cache.scratch("packs") / f"{shard.id}-{secrets.token_hex(4)}.parquet"
+        try:
+            sums = self._write(pack, state, batch, lines, row_ids)
+            self.at("after-decode")
+            packs = self._put(pack, ids.array(row_ids[request] for request in sums.good)) if sums.answers else ()
+        finally:
+            pack.unlink(missing_ok=True)
+        self.at("before-refusals")
+        return self._outcome(state, batch, lines, sums, packs)
+
+    def _write(self, pack: Path, state: ShardState, batch: Batch, lines: Lines, row_ids: list[bytes]) -> _Sums:
+        sums, model = _Sums(), self.pricing.model_of(state.shard)
+        price = self.pricing.of(model)
+        with AnswerWriter(pack) as writer:
+            for request, line in chain(lines.answered(), _blamed(batch, len(row_ids))):
+                prompt, completion = usage_of(line.body)
+                answer = Answer(
+                    row_ids[request], line.status or None, orjson.dumps(line.body).decode() if line.body else None,
+                    line.code or None, line.message or None, prompt, completion,
+                    0.0 if line.code else cost(price, prompt, completion), _model_of(line.body, model), batch.id,
+                )  # fmt: skip
+                writer.add(answer)
+                sums.answers += 1
+                sums.prompt, sums.completion = sums.prompt + prompt, sums.completion + completion
+                if answer.ok:
+                    sums.good.append(request)
+                else:
+                    sums.refusals.append(Refusal(answer.row_id.hex(), line.code, line.message, inputs=1))
+        return sums
+
+    def _put(self, pack: Path, good: ids.IdArray) -> tuple[str, ...]:
+        key = layout.pack(self.space, ids.file_digest(pack))
+        beside = pack.with_suffix(".ids")
+        try:
+            beside.write_bytes(np.sort(good).tobytes())
+            self.store.put_file(layout.pack_ids(key), beside)
+        finally:
+            beside.unlink(missing_ok=True)
+        self.at("between-ids-and-pack")
+        self.store.put_file(key, pack)
+        return (key,)
+
+    def _outcome(self, state: ShardState, batch: Batch, lines: Lines, sums: _Sums, packs: tuple[str, ...]) -> Outcome:
+        usage = batch.usage if batch.usage and batch.usage.input_tokens else None
+        prompt = usage.input_tokens if usage else sums.prompt
+        completion = usage.output_tokens if usage else sums.completion
+        return Outcome(
+            shard=state.shard.id,
+            attempt=state.attempt,
+            batch_id=batch.id,
+            status=batch.status,
+            texts=state.shard.texts,
+            vectors=len(sums.good),
+            refused=len(sums.refusals),
+            prompt_tokens=prompt,
+            cost_usd=cost(self.pricing.of(self.pricing.model_of(state.shard)), prompt, completion),
+            packs=packs,
+            refusals=self._put_refusals(sums, lines),
+            anomalies=dict(sorted(lines.anomalies.items())),
+            errors=tuple(_errors(batch, lines, sums)),
+            completion_tokens=completion,
+            seconds=_seconds(batch),
+        )
+
+    def _put_refusals(self, sums: _Sums, lines: Lines) -> str | None:
+        if not sums.refusals and not lines.odd_lines:
+            return None
+        refusals = sorted(sums.refusals, key=lambda refusal: refusal.text_id)
+        data = ids.canonical({"refusals": [asdict(one) for one in refusals], "odd_lines": sorted(lines.odd_lines)})
+        key = layout.refusals(self.space, ids.digest_hex("refusals", data))
+        self.store.create(key, data)
+        return key
+
+
+def _model_of(body: object, otherwise: str) -> str:
+    """The model that answered, as it says."""
+    found = body.get("model") if isinstance(body, dict) else None
+    return found if isinstance(found, str) else otherwise
+
+
+def _blamed(batch: Batch, requests: int) -> Iterator[tuple[int, Line]]:
+    """Requests for which a provider would not take the file, by line: they are refused, the others go out again."""
+    seen: set[int] = set()
+    for error in batch.errors.data if batch.errors and batch.status == "failed" else ():
+        request = (error.line or 0) - 1
+        if 0 <= request < requests and error.code not in _NOT_THE_LINE and request not in seen:
+            seen.add(request)
+            yield request, Line(None, 0, None, *words({"code": error.code, "message": error.message}, "invalid"))
+
+
+def _errors(batch: Batch, lines: Lines, sums: _Sums) -> Iterator[str]:
+    """The provider's words on the batch; where it brought nothing at all, also what was odd about it."""
+    for error in batch.errors.data[:_KEEP_ERRORS] if batch.errors else ():
+        yield f"{error.code}: {error.message}"
+    if lines.anomalies and not sums.good:
+        yield ", ".join(f"{kind} ({count:,})" for kind, count in lines.anomalies.most_common(5))
+
+
+def _seconds(batch: Batch) -> float | None:
+    """How long the batch took by the provider's clock."""
+    ended = (batch.completed_at, batch.expired_at, batch.cancelled_at, batch.failed_at)
+    found = next((at for at in ended if at), None)
+    return float(found - batch.created_at) if found else None
