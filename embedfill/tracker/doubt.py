@@ -3,13 +3,20 @@
 The provider's listing is paged back past the claim's upload and matched by metadata or by input file. What is not
 found for as long as a listing may be late is fenced (the uploaded file is deleted, so a POST still under way fails
 unbilled), looked for once more, and only then void: the shard goes out under its next attempt.
+
+What remains possible: a maker that sleeps past `claim_ttl_s`, wakes after that, posts, and finds a provider that runs a
+batch whose input file is gone. It then finds its claim void and cancels the batch at once: what ran till then is paid
+twice, and nothing else. A claim of the synchronous endpoint names no file, so nothing of it can be found or fenced: it is
+void as soon as it is in doubt.
 """
 
 from dataclasses import dataclass, field
 
 from embedfill.batchapi.models import Batch
+from embedfill.errors import RefusedError
 from embedfill.records import Claim
 from embedfill.store import layout
+from embedfill.tracker.listing import back_to, keep_one
 from embedfill.tracker.maker import in_hand, is_dead
 from embedfill.tracker.state import ShardState, State, reference
 from embedfill.tracker.submit import Account, adopt
@@ -34,6 +41,8 @@ class Doubts:
         for name, (shard, claim) in doubtful.items():
             if name in found:
                 self._adopt(shard, found[name])
+            elif not claim.file_id:
+                self._void(shard, claim, "its maker is gone, and the synchronous endpoint lists nothing")
             elif self._long_enough(shard, claim, store_now):
                 self._supersede(shard, claim)
 
@@ -48,16 +57,16 @@ class Doubts:
         return store_now - shard.claimed_at > self.account.patience.claim_ttl_s
 
     def _look(self, doubtful: dict[str, tuple[ShardState, Claim]]) -> dict[str, list[Batch]]:
-        """The provider's batches of these claims, oldest first."""
-        oldest = min(claim.file_created_at for _, claim in doubtful.values()) - _CLOCK_MARGIN_S
-        by_file = {claim.file_id: name for name, (_, claim) in doubtful.items()}
+        """The provider's batches of these claims."""
+        by_file = {claim.file_id: name for name, (_, claim) in doubtful.items() if claim.file_id}
         found: dict[str, list[Batch]] = {}
-        for batch in self.account.client.batches():
-            if batch.created_at < oldest:
-                break
+        if not by_file:
+            return found
+        oldest = min(claim.file_created_at for _, claim in doubtful.values() if claim.file_id) - _CLOCK_MARGIN_S
+        for batch in back_to(self.account.client.batches(), oldest):
             name = self._match(batch, doubtful) or by_file.get(batch.input_file_id)
             if name:
-                found.setdefault(name, []).insert(0, batch)
+                found.setdefault(name, []).append(batch)
         return found
 
     def _match(self, batch: Batch, doubtful: dict[str, tuple[ShardState, Claim]]) -> str | None:
@@ -67,10 +76,11 @@ class Doubts:
         return None
 
     def _adopt(self, shard: ShardState, batches: list[Batch]) -> None:
-        """The oldest is ours; another one for the same claim should not exist and is cancelled."""
-        adopt(self.account, shard, batches[0])
-        for batch in batches[1:]:
-            self.account.client.cancel(batch.id)
+        """One of them is ours; another one for the same claim should not exist and is cancelled."""
+        batch, surplus = keep_one(batches)
+        adopt(self.account, shard, batch)
+        for other in surplus:
+            self.account.client.cancel(other.id)
 
     def _long_enough(self, shard: ShardState, claim: Claim, store_now: float) -> bool:
         """Looked for since longer than a listing may be late; or posted so long ago, if ever, that one look tells: a
@@ -80,10 +90,24 @@ class Doubts:
         return self.account.clock.now() - first >= delay_s or self._too_old(shard, store_now - delay_s)
 
     def _supersede(self, shard: ShardState, claim: Claim) -> None:
-        self.account.client.delete_file(claim.file_id)
+        self._fence(claim)
         late = self._look({claim.shard: (shard, claim)})
         if late:
             self._adopt(shard, late[claim.shard])
-            return
+        else:
+            self._void(shard, claim, "no batch of this claim was found")
+
+    def _fence(self, claim: Claim) -> None:
+        """Deletes the input file. A provider that cannot delete files leaves us without a fence, not without a way."""
+        self.account.at("before-fence")
+        try:
+            self.account.client.delete_file(claim.file_id)
+        except RefusedError as error:
+            if error.status not in (405, 501):
+                raise
+        self.account.at("after-fence")
+
+    def _void(self, shard: ShardState, claim: Claim, why: str) -> None:
+        """Where a reference stands already, the next listing shows it."""
         key = layout.batch(self.account.space, claim.shard, claim.attempt)
-        shard.void = self.account.store.create(key, reference(None, "no batch of this claim was found"))
+        shard.void = self.account.store.create(key, reference(None, why))
