@@ -21,7 +21,9 @@ from embedfill.rejections import Rejections, Standing, export
 @click.option("--retry-code", multiple=True, metavar="CODE", help="Forgive the texts of one code. Repeatable.")
 @output_options
 def command(config: Path, path: Path | None, retry: tuple[str, ...], retry_code: tuple[str, ...], as_json: bool) -> int:
-    """List what was left out, and why; with --retry, forgive refused texts: the next run sends them again.
+    """List what was left out and why, export it, or forgive refusals.
+
+    What is forgiven goes out again with the next run. Rows of the corpus need no such thing: mend them and run.
 
     \b
     Examples:
