@@ -1,6 +1,7 @@
 """What a run would send and cost, before any spending: scans and chunks the corpus, packs what is missing, sends
 nothing. What it chunks is kept, so the run that follows does not chunk it again."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,9 +9,12 @@ import numpy as np
 from embedfill import ids
 from embedfill.batchapi.prices import DATED, cost_usd
 from embedfill.catalog.live import chunk_rows, load_live, wanted_texts
+from embedfill.duration import Duration, duration
 from embedfill.ids import IdSet
 from embedfill.project import Project
-from embedfill.records import Catalog, Shard
+from embedfill.providers.profiles import window_of
+from embedfill.records import Catalog
+from embedfill.room import Room, Work, rooms
 from embedfill.tracker.plan import Refused, blocked_ids, missing, pack, refused_in
 from embedfill.tracker.state import State, Status
 
@@ -18,7 +22,9 @@ from embedfill.tracker.state import State, Status
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """`new` texts have no vector yet and are not out at the provider; `in_flight` ones are. `bytes` are those of the
-    batch files to be uploaded; `cost_usd` is None where no price is known. Prices: USD per million tokens, as of `prices_dated`."""
+    batch files to be uploaded, `download_bytes` what comes back, both at most; `cost_usd` is None where no price is
+    known. Prices: USD per million tokens, as of `prices_dated`. `duration` counts what is out already, too. `disk`
+    names the folders that grow: store, cache, engine."""
 
     documents: int
     chunks: int
@@ -30,9 +36,12 @@ class Estimate:
     batches: int
     requests: int
     bytes: int
+    download_bytes: int
     cost_usd: float | None
     price_per_million: float | None
-    prices_dated: str = DATED
+    prices_dated: str
+    duration: Duration
+    disk: Mapping[str, Room]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +69,56 @@ def estimate(project: Project, catalog: Catalog, state: State) -> Estimate:
     state.refresh()
     refusals = refused_in(state, project.config.batch.max_attempts)
     whole = totals(project, catalog)
-    live = load_live(project.cache, catalog.documents)
-    wanted = wanted_texts(project.cache, catalog, np.unique(live.versions))
-    waiting, out = _open_shards(state)  # what an earlier run planned and did not submit is still to be paid
-    new, batches = sum(shard.texts for shard in waiting), len(waiting)
-    tokens, requests = sum(shard.tokens for shard in waiting), sum(shard.requests for shard in waiting)
-    size = sum(shard.file_bytes for shard in waiting)
-    for shard in pack(missing(wanted, blocked_ids(state, refusals)), project.packing(project.quota()), refusals):
-        new, batches, tokens = new + len(shard.rows), batches + 1, tokens + shard.tokens
-        requests, size = requests + shard.requests, size + shard.file_bytes
+    packing, out = project.packing(project.quota()), [one.shard for one in state.out()]
+    work, tokens, requests, batches = Work(), 0, 0, 0
+    for shard in _unpaid(project, catalog, state, refusals):
+        work = work.add(shard.texts, shard.bytes, packing.output_bytes(shard.texts, shard.requests))
+        tokens, requests, batches = tokens + shard.tokens, requests + shard.requests, batches + 1
     return Estimate(
         documents=catalog.count,
         chunks=whole.chunks,
         texts=len(whole.texts),
         rejected=catalog.rejected + rejected_texts(whole.texts, refusals),
-        new=new,
+        new=work.texts,
         in_flight=sum(shard.texts for shard in out),
         prompt_tokens=tokens,
         batches=batches,
         requests=requests,
-        bytes=size,
+        bytes=work.upload,
+        download_bytes=work.download,
         cost_usd=cost_usd(tokens, project.price),
         price_per_million=project.price,
+        prices_dated=DATED,
+        duration=_duration(project, tokens + sum(shard.tokens for shard in out), state),
+        disk=rooms(project, work, catalog.count, whole.chunks, len(whole.texts)),
     )
 
 
-def _open_shards(state: State) -> tuple[list[Shard], list[Shard]]:
-    """Shards that are only planned, and those that are claimed or submitted."""
-    planned = [one.shard for one in state.open() if one.status is Status.PLANNED]
-    out = [one.shard for one in state.open() if one.status is not Status.PLANNED]
-    return planned, out
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch to be sent: sizes alone."""
+
+    texts: int
+    requests: int
+    tokens: int
+    bytes: int
+
+
+def _unpaid(project: Project, catalog: Catalog, state: State, refusals: Refused) -> Iterator[_Batch]:
+    """What an earlier run planned and did not submit, then what the next plan would hold."""
+    for one in state.open():
+        if one.status is Status.PLANNED:
+            yield _Batch(one.shard.texts, one.shard.requests, one.shard.tokens, one.shard.file_bytes)
+    versions = np.unique(load_live(project.cache, catalog.documents).versions)
+    rows = missing(wanted_texts(project.cache, catalog, versions), blocked_ids(state, refusals))
+    for packed in pack(rows, project.packing(project.quota()), refusals):
+        yield _Batch(len(packed.rows), packed.requests, packed.tokens, packed.file_bytes)
+
+
+def _duration(project: Project, tokens: int, state: State) -> Duration:
+    local = project.profile.name == "local"
+    window = None if local else window_of(project.profile, project.config.batch)
+    return duration(tokens, project.quota().max_enqueued_tokens, window, state.outcomes.values())
 
 
 def rejected_texts(wanted: IdSet, refusals: Refused) -> int:

@@ -1,5 +1,6 @@
 """`embedfill plan`: what a run would send and cost, before and after one; nothing is sent."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -13,8 +14,14 @@ from tests.cli_fixtures import Cli
 
 NAMES = {
     "documents", "chunks", "texts", "rejected", "new", "in_flight", "prompt_tokens", "batches", "requests", "bytes",
-    "cost_usd", "price_per_million", "prices_dated",
+    "download_bytes", "cost_usd", "price_per_million", "prices_dated", "duration", "disk",
 }  # fmt: skip
+DURATION = {"waves", "max_enqueued_tokens", "typical_s", "worst_s", "past_batches"}
+DISK = {
+    "store": {"shards", "packs", "index"},
+    "cache": {"batch_file", "output_files", "pack", "index"},
+    "engine": {"batch_files", "output_files"},
+}
 
 
 def plan(cli: Cli, chain: Chain) -> dict[str, Any]:
@@ -32,6 +39,9 @@ def test_before_and_after_a_run(cli: Cli, chain: Chain) -> None:
     chain.write(rows).config()
     before = plan(cli, chain)
     assert set(before) == NAMES
+    assert set(before["duration"]) == DURATION
+    assert {name: set(room["parts"]) for name, room in before["disk"].items()} == DISK
+    assert {name for room in before["disk"].values() for name in room} == {"path", "needed", "free", "short", "parts"}
     counted = [before[name] for name in ("documents", "chunks", "texts", "rejected", "new", "in_flight")]
     assert counted == [251, 251, 250, 1, 250, 0]
     assert (before["batches"], before["requests"], before["cost_usd"]) == (3, 25, 0.0)
@@ -113,3 +123,21 @@ def test_a_missing_file_is_exit_1(cli: Cli, chain: Chain) -> None:
     chain.config()
     ran = cli("plan", chain.config_path, "--json")
     assert (ran.code, ran.error["code"]) == (1, "corpus")
+
+
+def test_time_for_a_reader(cli: Cli, chain: Chain) -> None:
+    server = {"provider": "openai", "model": "text-embedding-3-small"}
+    chain.write(documents(range(60))).config(embedding=server, batch={"max_enqueued_tokens": 400})
+    tokens = plan(cli, chain)["prompt_tokens"]
+    waves = -(-tokens // 400)
+    out = cli("plan", chain.config_path).out
+    assert f"time     {waves} waves of 400 enqueued tokens: {waves} d if every batch takes its whole window" in out
+    assert "disk     store: at most" in out and " free (shards" in out and "warning" not in out
+
+
+def test_too_little_room_is_said(cli: Cli, chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100_000, 90_000, 10_000))
+    chain.write(documents(range(60))).config()
+    assert [room["short"] for room in plan(cli, chain)["disk"].values()] == [True] * 3
+    out = cli("plan", chain.config_path).out
+    assert f"warning  there is too little room for that: free some at {chain.folder / 'store'}, " in out

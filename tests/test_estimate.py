@@ -1,16 +1,20 @@
 """The estimate: what a run would send, counted exactly, from what the store and the corpus say."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embedfill import ids
+from embedfill.duration import Duration
 from embedfill.estimate import Estimate, estimate, rejected_texts, totals
 from embedfill.ids import IdSet
 from embedfill.progress import Quiet
 from embedfill.project import Project, open_project
-from embedfill.records import Rejection
-from embedfill.run import scan
+from embedfill.records import Outcome, Rejection
+from embedfill.run import Options, scan
+from embedfill.store import layout
 from embedfill.store.local import LocalStore
 from embedfill.tracker.plan import Refused
 from embedfill.tracker.state import State
@@ -40,8 +44,12 @@ def test_it_foretells_the_run(chain: Chain) -> None:
     summary = chain.run()
     assert (summary.batches, summary.prompt_tokens, summary.embedded) == (3, before.prompt_tokens, 230)
     after = look(open_project(chain.config()))
-    nothing = {"new": 0, "prompt_tokens": 0, "batches": 0, "requests": 0, "bytes": 0}
-    assert after == replace(before, **nothing)  # type: ignore[arg-type]
+    nothing: dict[str, Any] = {
+        "new": 0, "prompt_tokens": 0, "batches": 0, "requests": 0, "bytes": 0, "download_bytes": 0,
+        "duration": Duration(0, None, None, None, 0), "disk": after.disk,
+    }  # fmt: skip
+    assert after == replace(before, **nothing)
+    assert [room.needed for room in after.disk.values()] == [0, 0, 0]
 
 
 def test_only_what_changed_is_new(chain: Chain) -> None:
@@ -87,7 +95,53 @@ def test_the_price_is_per_million_tokens(chain: Chain, price: float | None, usd:
 
 def test_only_texts_that_are_wanted_count_as_rejected() -> None:
     names = [ids.text_id(str(number)) for number in range(4)]
-    refusals = Refused({name: Rejection("c", "m", text_id=name.hex()) for name in names[:3]}, frozenset())
+    refusals = Refused({name: Rejection("c", "m", text_id=name.hex()) for name in names[:3]}, {})
     assert rejected_texts(IdSet(ids.array(names[1:])), refusals) == 2
-    assert rejected_texts(IdSet(ids.array(names)), Refused({}, frozenset())) == 0
+    assert rejected_texts(IdSet(ids.array(names)), Refused({}, {})) == 0
     assert rejected_texts(IdSet(), refusals) == 0
+
+
+def test_waves_follow_the_limit_and_count_what_is_out(chain: Chain) -> None:
+    openai = {"provider": "openai", "model": "text-embedding-3-small"}
+    chain.write(documents(range(60)))
+    free = look(open_project(chain.config(embedding=openai)))
+    assert (free.duration.waves, free.duration.max_enqueued_tokens, free.duration.worst_s) == (1, None, 86_400.0)
+    limit = free.prompt_tokens // 3
+    project = open_project(chain.config(embedding=openai, batch={"max_enqueued_tokens": limit}))
+    tight = look(project)
+    assert (tight.duration.waves, tight.duration.worst_s) == (4, 4 * 86_400.0)
+    assert (tight.duration.typical_s, tight.duration.past_batches) == (None, 0)
+    for number, seconds in enumerate([60.0, 600.0, 6000.0, None]):
+        past = Outcome(f"{number:032x}", 1, f"b{number}", "completed", 9, 9, 0, 90, 0.0, (), seconds=seconds)
+        project.store.create(layout.outcome(project.space.id, past.shard, 1), ids.canonical(asdict(past)))
+    known = look(project)
+    assert (known.duration.typical_s, known.duration.past_batches) == (2400.0, 3)
+
+
+def test_what_comes_down_and_what_it_needs_on_disk_is_enough(chain: Chain) -> None:
+    chain.write(documents(range(230)))
+    project = open_project(chain.config())
+    before = look(project)
+    held = {name: _size(Path(room.path)) for name, room in before.disk.items()}
+    grown = dict(held)
+
+    def at(point: str) -> None:
+        for name, room in before.disk.items():
+            grown[name] = max(grown[name], _size(Path(room.path)))
+
+    chain.run(Options(at=at))
+    database = _size(chain.engine_data / "engine.db") + _size(chain.engine_data / "engine.db-wal")
+    for name, room in before.disk.items():
+        assert room.free is not None and room.needed == sum(room.parts.values()) and not room.short
+        assert grown[name] - held[name] <= room.needed + database + 30_000, (
+            name
+        )  # plans, claims, outcomes: small objects
+    packs = list(project.store.list("packs/"))
+    assert 0.6 * before.disk["store"].parts["packs"] < sum(entry.size for entry in packs)
+    index = sum(entry.size for entry in project.store.list("index/"))
+    assert 0.6 * before.disk["store"].parts["index"] < index <= before.disk["store"].parts["index"]
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

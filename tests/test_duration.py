@@ -1,0 +1,45 @@
+"""How long a run may take: waves under the limit, the median of what was, and the window at worst."""
+
+from typing import Any
+
+import pytest
+
+from embedfill.duration import Duration, duration, window_s
+from embedfill.records import Outcome
+
+
+def past(*seconds: float | None, tokens: int = 1000, **values: Any) -> list[Outcome]:
+    made: dict[str, Any] = {"status": "completed", "texts": 9, "vectors": 9, "refused": 0, "cost_usd": 0.0, "packs": ()}
+    return [
+        Outcome(shard=f"s{number}", attempt=1, batch_id="b", prompt_tokens=tokens, seconds=took, **{**made, **values})
+        for number, took in enumerate(seconds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "limit", "waves"),
+    [(0, None, 0), (0, 10, 0), (1, None, 1), (10**9, None, 1), (1, 10, 1), (10, 10, 1), (11, 10, 2), (95, 10, 10)],
+)
+def test_waves_are_how_often_the_limit_is_filled(tokens: int, limit: int | None, waves: int) -> None:
+    found = duration(tokens, limit, "24h", past(60.0))
+    assert (found.waves, found.typical_s, found.worst_s) == (waves, waves * 60.0, waves * 86_400.0)
+
+
+def test_the_median_is_of_batches_that_brought_something_and_say_how_long() -> None:
+    known = [*past(10.0, 30.0, 9000.0), *past(None), *past(1.0, vectors=0, status="failed")]
+    assert duration(25, 10, "24h", known) == Duration(3, 10, 90.0, 3 * 86_400.0, 3)
+    assert duration(25, 10, "24h", past(1.0, vectors=0)) == Duration(3, 10, None, 3 * 86_400.0, 0)
+
+
+def test_this_machine_is_as_fast_as_it_was_for_a_batch_that_did_not_wait() -> None:
+    assert duration(10_000, None, None, past(10.0, 20.0, 30.0)) == Duration(1, None, 100.0, None, 3)
+    assert duration(10_000, None, None, past(1.0, 0.0)) == Duration(1, None, None, None, 0)  # whole seconds: no telling
+    assert duration(0, None, None, past(10.0)) == Duration(0, None, 0.0, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("window", "seconds"), [("24h", 86_400.0), ("1h", 3600.0), ("14d", 14 * 86_400.0), ("90m", 5400.0), ("soon", None)]
+)
+def test_windows(window: str, seconds: float | None) -> None:
+    assert window_s(window) == seconds
+    assert duration(5, None, window, []).worst_s == seconds
