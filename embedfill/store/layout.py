@@ -2,6 +2,13 @@
 
 STORE = "store.json"  # the store's identity, made at first use
 PUBLISHED = "published/"
+DOOMED = "doomed/"
+PLANS = "plans/"
+# What may be removed once nothing refers to it, in the order in which it is: what refers before what is referred to.
+PRUNABLE = (
+    "snapshots", "catalogs", "index", "documents", "chunks", "rejections", "shards", "refusals", "packs", "pins",
+    "clock", "probes",
+)  # fmt: skip
 FORMAT = 1  # version of everything below; a store of a newer one is refused
 
 
@@ -83,8 +90,33 @@ def clock(nonce: str) -> str:
     return f"clock/{nonce}"
 
 
+def doomed(number: int | None = None) -> str:
+    """A list of objects that prune found to be of no use, and will remove at a later visit."""
+    return DOOMED if number is None else f"{DOOMED}{number:08d}.json"
+
+
+def sweep(nonce: str = "") -> str:
+    """The mark of a prune that is removing objects, or the prefix of all of them."""
+    return f"sweeps/{nonce}.json" if nonce else "sweeps/"
+
+
+def pin(nonce: str = "") -> str:
+    """What a run is at work with and nothing else refers to yet, or the prefix of all such notes."""
+    return f"pins/{nonce}.json" if nonce else "pins/"
+
+
+def space_of(key: str) -> str:
+    """The space in the key of a shard, a plan, a claim, a batch reference, an outcome, a pack or refusals."""
+    return key.split("/")[1]
+
+
+def kind_of(key: str) -> str:
+    """The first part of a key."""
+    return key.partition("/")[0]
+
+
 def number_of(key: str) -> int:
-    """The number in the key of a plan or a publication."""
+    """The number in the key of a plan, a publication or a list of doomed objects."""
     return int(key.rpartition("/")[2].removesuffix(".json"))
 
 
