@@ -25,6 +25,7 @@ _VERBS = {
     "rejections": "List what was left out and why, export it, or forgive refusals",
     "search": "Search the published index",
     "eval": "Measure recall@10, MRR@10 and nDCG@10 of the published index",
+    "probe": "Find out with one tiny batch what the configured endpoint can do, and print the settings that follow",
     "engine": "Run a Batch API server that embeds with local models",
 }
 _MODULES = {"eval": "evaluate"}
