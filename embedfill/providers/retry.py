@@ -64,12 +64,22 @@ def refusal(response: httpx.Response) -> RefusedError | BillingError:
         code, message = str(error.get("code") or error.get("type") or ""), str(error.get("message") or "")
         param = str(error["param"]) if error.get("param") else None
     except (ValueError, KeyError, TypeError, AttributeError):
-        code, message, param = "", response.text[:300], None
+        code, message, param = "", _plain_words(response), None
     message = _unseen(message, response.request) or response.reason_phrase
     if code in BILLING_CODES:
         return BillingError(f"the provider refuses for its billing limit: {message}", "raise the limit, then run again")
     status, pause_s = response.status_code, retry_after_s(response.headers)
     return RefusedError(status, code, message, _hint(status), pause_s, param)
+
+
+def _plain_words(response: httpx.Response) -> str:
+    """What an answer without the envelope says: some providers put it into one field."""
+    try:
+        found = response.json()
+    except ValueError:
+        return response.text[:300]
+    words = found.get("detail") or found.get("message") if isinstance(found, dict) else None
+    return words if isinstance(words, str) else response.text[:300]
 
 
 def _unseen(message: str, request: httpx.Request) -> str:
