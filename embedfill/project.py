@@ -52,6 +52,7 @@ class Project:
             max_inputs=batch.max_inputs,
             shard_tokens=quota.shard_tokens,
             model=self.model.name,
+            options=self.space.options,
         )
 
     @property

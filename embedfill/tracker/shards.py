@@ -36,7 +36,7 @@ _ROW_GROUP = 4096
 @dataclass(frozen=True, slots=True)
 class Packing:
     """How full requests and shards may get. `shard_tokens` is a quarter of the quota where there is one; the `model`'s
-    name stands in every request."""
+    name and `options`, as JSON, stand in every request."""
 
     limits: Limits
     dimensions: int
@@ -45,11 +45,12 @@ class Packing:
     max_inputs: int
     shard_tokens: int | None
     model: str = ""
+    options: str = ""
 
     @property
     def line_bytes(self) -> int:
         """Bytes of a request line around its inputs, at most."""
-        return _LINE_BYTES + len(orjson.dumps(self.model))
+        return _LINE_BYTES + len(orjson.dumps(self.model)) + len(self.options.encode())
 
     @property
     def inputs(self) -> int:
