@@ -26,6 +26,7 @@ _VERBS = {
     "search": "Search the published index",
     "eval": "Measure recall@10, MRR@10 and nDCG@10 of the published index",
     "probe": "Find out with one tiny batch what the configured endpoint can do, and print the settings that follow",
+    "batch": "Run prepared requests of any endpoint through the Batch API; compare two results",
     "engine": "Run a Batch API server that embeds with local models",
 }
 _MODULES = {"eval": "evaluate"}
