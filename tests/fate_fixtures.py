@@ -94,7 +94,7 @@ class Ended:
         """The results as files' contents."""
         good = [one.line for one in self.results if one.line is not None and not one.failed]
         bad = [one.line for one in self.results if one.line is not None and one.failed]
-        self.output, self.errors = jsonl([*good, *self.more]), jsonl(bad)
+        self.output, self.errors = jsonl([*good, *self.more]) or None, jsonl(bad) or None
 
     def bill(self) -> None:
         """Enters into the books what ran."""

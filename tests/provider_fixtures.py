@@ -280,7 +280,7 @@ class Provider:
 
     def _put_files(self, batch: dict[str, Any], ended: Ended, visible: float) -> None:
         for kind, data in (("output", ended.output), ("error", ended.errors)):
-            if data and batch[f"{kind}_file_id"] is None:
+            if data is not None and batch[f"{kind}_file_id"] is None:
                 file_id = self.add_file(data, f"{self.label(batch)}-{kind}", kind)
                 batch[f"{kind}_file_id"], self._late[file_id] = file_id, visible
 
