@@ -1,0 +1,265 @@
+"""The kill matrix: every case kills, lets the work go on, and asserts what it came to. Tests play them, and
+scripts/crash_table prints their figures, a row for each kind."""
+
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from random import Random
+from typing import Any
+
+from tests.crash_worker import LOST_ANSWER, PARKED, Fault
+from tests.crash_world import CALLS, TEXTS, Figures, RunWorld, World, wait_until
+from tests.fate_fixtures import Fate
+from tests.provider_fixtures import Provider, Reply, Request, accept_and_drop, cut
+
+# Every named point of the write order, in the order in which a tracker passes them.
+POINTS = [
+    "before-plan", "after-plan", "before-upload", "before-claim", "after-claim", "before-post", "before-reference",
+    "after-download", "after-decode", "between-ids-and-pack", "before-refusals", "before-outcome", "after-outcome",
+]  # fmt: skip
+RUN_POINTS = ["after-index", "before-snapshot", "before-publication"]
+# Parts of the code, and calls that each makes at least.
+PARTS = {
+    "tracker/plan": 50, "tracker/shards": 300, "tracker/submit": 18, "providers/download": 20, "loader/decode": 200,
+    "loader/packs": 40, "loader/settle": 30, "store/local": 500,
+}  # fmt: skip
+RUN_PARTS = {"catalog": 400, "store": 1500, "tracker": 800, "loader": 500, "index": 250, "run": 90}
+SLEEPY = {"claim_ttl_s": 0.15}
+LATE = {"listing_delay_s": 0.3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case. `row` is the row of the table that it counts for."""
+
+    group: str
+    row: str
+    name: str
+    world: type[World]
+    play: Callable[[Any], Figures]
+
+
+CASES: list[Case] = []
+
+
+def cases(
+    group: str, row: str, over: Iterable[Any] = ((),), world: type[World] = World
+) -> Callable[[Callable[..., Figures]], Callable[..., Figures]]:
+    """Makes a case of a function for each of `over`: its arguments after the world, and those of the row's name."""
+
+    def register(function: Callable[..., Figures]) -> Callable[..., Figures]:
+        for given in over:
+            arguments = given if isinstance(given, tuple) else (given,)
+            name = "-".join([function.__name__, *map(str, arguments)])
+            CASES.append(Case(group, row.format(*arguments), name, world, lambda w, a=arguments: function(w, *a)))
+        return function
+
+    return register
+
+
+def group(name: str) -> list[Case]:
+    return [case for case in CASES if case.group == name]
+
+
+# One tracker, killed at a point.
+
+
+@cases("points", "killed at {0}", product(POINTS, (1, 2)))
+def at_a_point(world: World, point: str, nth: int) -> Figures:
+    assert world.die(point, nth)
+    return world.check()
+
+
+@cases("points", "killed somewhere in {0}", product(PARTS, range(3)))
+def in_a_part(world: World, part: str, seed: int) -> Figures:
+    assert world.die(f"call {part}", Random(f"{part}{seed}").randrange(1, PARTS[part]))
+    return world.check()
+
+
+@cases("points", "killed in the middle of a download", (0, 100, 900))
+def in_a_download(world: World, at: int) -> Figures:
+    """The first try brings `at` bytes; the tracker dies while it waits for more. The next goes on from there."""
+
+    def kill(provider: Provider, request: Request) -> Reply:
+        wait_until(lambda: world.processes)
+        world.processes[0].kill()
+        return provider.handle(request)
+
+    world.provider.script("GET", "/files/.*/content", *[cut(at)] * bool(at), kill)
+    assert world.end(world.start()) == -signal.SIGKILL
+    figures = world.check()
+    asked = world.provider.asked("GET", "/files/.*/content")
+    assert [one.headers["range"] for one in asked if "range" in one.headers] == [f"bytes={at}-"] * 2 * bool(at)
+    return figures
+
+
+@cases("points", "killed at one point after another")
+def at_all_points(world: World) -> Figures:
+    for point in POINTS:
+        world.die(point)
+    return world.check()
+
+
+# One tracker in a world that does not hold still.
+
+
+@cases("world", "the answer to a create of {0} is lost", product(("plans", "claims", "batches", "outcomes"), (1, 2)))
+def lost_answers(world: World, kind: str, nth: int) -> Figures:
+    """The object is there. The tracker stops or dies without knowing."""
+    nth = 1 if kind == "plans" else nth
+    assert world.end(world.start(Fault(f"created {kind}", nth, LOST_ANSWER))) == 1
+    world.die(f"created {kind}", nth)
+    return world.check()
+
+
+@cases("world", "the provider lists late", ("before-post", "before-reference"))
+def late_listing(world: World, point: str) -> Figures:
+    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=0.1)
+    for nth in (1, 2):
+        world.die(point, nth, **LATE)
+    return world.check(**LATE)
+
+
+@cases("world", "the provider lists late, and its answer is lost")
+def late_listing_and_lost_answers(world: World) -> Figures:
+    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=0.1)
+    world.provider.script("POST", "/batches", accept_and_drop, accept_and_drop)
+    world.die("before-reference", **LATE)
+    return world.check(**LATE)
+
+
+@cases("world", "the corpus shrinks between kills", range(4))
+def shrinking_corpus(world: World, seed: int) -> Figures:
+    chance = Random(seed)
+    for count in (23, 14, 8):
+        world.die_anywhere(chance, texts=TEXTS[:count])
+    world.job = replace(world.job, texts=TEXTS[:8])
+    return world.check()
+
+
+@cases("world", "the template changes while batches are out", range(4))
+def changing_template(world: World, seed: int) -> Figures:
+    chance, others = Random(seed), tuple("title: " + text for text in TEXTS)
+    for texts in (TEXTS, others):
+        world.die_anywhere(chance, texts=texts)
+    world.job = replace(world.job, texts=others)
+    return world.check()
+
+
+EDITS: dict[str, Any] = {
+    "max_inputs": 4, "inputs_per_request": 1, "max_attempts": 1, "budget_usd": 1.0, "max_enqueued_tokens": 20,
+}  # fmt: skip
+
+
+@cases("world", "{0} edited while batches are out", product(EDITS, ("after-plan", "before-post", "before-outcome")))
+def edited_configuration(world: World, key: str, point: str) -> Figures:
+    edit = {key: EDITS[key]}
+    world.provider.hold = True
+    world.die(point, 1 if point == "after-plan" else 2, wait=False)
+    world.provider.hold = False
+    world.provider.finish()
+    world.die(point, 1, **edit)
+    return world.check(**edit)
+
+
+@cases("world", "the cache is deleted between kills", range(4))
+def deleted_cache(world: World, seed: int) -> Figures:
+    chance = Random(seed)
+    for _ in range(3):
+        world.die_anywhere(chance)
+        world.forget_cache()
+    return world.check()
+
+
+# Two trackers on one store.
+
+
+@cases("two", "two at once, killed anywhere", range(12))
+def two_at_once(world: World, seed: int) -> Figures:
+    """One or both are killed, on one machine or two, and others take over."""
+    chance = Random(seed)
+    for _ in range(2):
+        hosts = ["", chance.choice(["", "elsewhere"])]
+        faults = [Fault("call ", chance.randrange(1, CALLS)) if chance.random() < 0.7 else None for _ in hosts]
+        started = [
+            world.start(fault, cache=world.other_cache(), host=host, **SLEEPY) for host, fault in zip(hosts, faults)
+        ]
+        for process in started:
+            world.end(process)
+    return world.check(**SLEEPY)
+
+
+@cases("two", "two plan at the same moment")
+def two_plans(world: World) -> Figures:
+    """Both have computed what is missing before either commits."""
+    pair = [world.sleep("creating plans", cache=world.other_cache()) for _ in range(2)]
+    assert world.wake(*pair) == [0, 0]
+    return world.check()
+
+
+@cases("two", "asleep at {0} past its claim's time, then awake", POINTS)
+def sleeper(world: World, point: str) -> Figures:
+    """Another takes over meanwhile. Right before its POST, the sleeper makes a batch that fails unbilled."""
+    asleep = world.sleep(point, cache=world.other_cache(), **SLEEPY)
+    time.sleep(0.2)
+    world.finish(**SLEEPY)
+    assert world.wake(asleep) == [0]
+    figures = world.check(**SLEEPY)
+    assert figures.unbilled == (point == "before-post")
+    return figures
+
+
+@cases("two", "both see the last dollar of the budget", (1, 2))
+def last_dollar(world: World, last: int) -> Figures:
+    """Each finds that one more batch fits into the budget, before either has claimed it."""
+    budget = {"budget_usd": 0.0105 * last}
+    first = world.sleep("before-claim", last, cache=world.other_cache(), **budget)
+    second = world.sleep("before-claim", cache=world.other_cache(), **budget)
+    assert world.wake(first, second) == [PARKED, PARKED]
+    assert world.provider.books.tokens == 10 * last
+    return world.check()
+
+
+# Whole runs, from Parquet to the published index.
+
+
+@cases("run", "run killed at {0}", [*POINTS, *RUN_POINTS], RunWorld)
+def run_at_a_point(world: RunWorld, point: str) -> Figures:
+    world.write(range(23))
+    assert world.die(point)
+    return world.check()
+
+
+@cases("run", "run killed in the middle of its {0}", product(("catalog", "index"), range(3)), RunWorld)
+def run_in_a_part(world: RunWorld, part: str, seed: int) -> Figures:
+    world.write(range(23))
+    assert world.die(f"call {part}", Random(f"{part}{seed}").randrange(1, RUN_PARTS[part]))
+    return world.check()
+
+
+@cases("run", "run killed anywhere, its corpus changed in between", range(6), RunWorld)
+def run_anywhere(world: RunWorld, seed: int) -> Figures:
+    chance = Random(seed)
+    for numbers in (range(23), range(5, 30), range(20)):
+        world.write(numbers)
+        part = chance.choice(list(RUN_PARTS))
+        world.die(f"call {part}", chance.randrange(1, RUN_PARTS[part]))
+    return world.check()
+
+
+# Everything together.
+
+
+def at_random(world: World, seed: int) -> Figures:
+    """One to three kills of one tracker, now and then of another machine's, with or without its cache."""
+    chance = Random(seed)
+    for _ in range(chance.randint(1, 3)):
+        world.die_anywhere(chance, cache=world.other_cache() if chance.random() < 0.3 else world.job.cache)
+    return world.check()
+
+
+def random_cases(seeds: int) -> list[Case]:
+    return [Case("random", "killed anywhere", str(seed), World, partial(at_random, seed=seed)) for seed in range(seeds)]
