@@ -101,9 +101,8 @@ class JobSettler:
         return (key,)
 
     def _outcome(self, state: ShardState, batch: Batch, lines: Lines, sums: _Sums, packs: tuple[str, ...]) -> Outcome:
-        usage = batch.usage if batch.usage and batch.usage.input_tokens else None
-        prompt = usage.input_tokens if usage else sums.prompt
-        completion = usage.output_tokens if usage else sums.completion
+        prompt = (batch.usage.input_tokens if batch.usage else 0) or sums.prompt
+        completion = (batch.usage.output_tokens if batch.usage else 0) or sums.completion
         return Outcome(
             shard=state.shard.id,
             attempt=state.attempt,
