@@ -7,7 +7,9 @@ from tests.cli_fixtures import Cli, everything_below
 
 NAMES = {
     "store", "snapshot", "published", "documents", "chunks", "texts", "rejected", "index", "model", "shards",
-    "in_flight", "with_vectors", "texts_refused", "batches", "prompt_tokens", "cost_usd",
+    "in_flight", "with_vectors", "texts_refused", "batches", "prompt_tokens", "completion_tokens", "cost_usd",
+    "in_flight_usd", "budget_usd", "left_usd", "enqueued_tokens", "enqueued_requests", "max_enqueued_tokens",
+    "max_enqueued_requests", "window", "batches_out",
 }  # fmt: skip
 HOSTILE = "\x1b]0;owned\x07\x9b2J"
 
@@ -78,3 +80,20 @@ def test_a_rejection_does_not_steer_the_terminal(cli: Cli, chain: Chain) -> None
         assert not {"\x1b", "\x07", "\x9b"} & set(ran.out + ran.err)
     raw = cli("status", chain.config_path, "--rejections", "--json").out
     assert "\x1b" not in raw and orjson.loads(raw)["rejections"][0]["document_id"] == f"a{HOSTILE}"
+
+
+def test_what_is_out_for_a_reader(cli: Cli, chain: Chain) -> None:
+    chain.write(documents(range(250)))
+    chain.run_and_die("after-claim")
+    server = {"provider": "local", "model": "wordllama-256", "price_per_million": 1000.0}
+    chain.config(embedding=server, batch={"budget_usd": 100.0, "max_enqueued_tokens": 50_000})
+    said = cli("status", chain.config_path, "--json").json
+    (one,) = said["batches_out"]
+    assert set(one) == {"id", "shard", "attempt", "texts", "tokens", "age_s", "near_window"}
+    assert (one["id"], one["texts"], one["near_window"]) == (None, 100, False)
+    out = cli("status", chain.config_path).out
+    assert f"in flight 1 batch, {one['tokens']:,} of 50,000 tokens, ${one['tokens'] / 1000:.2f}; $" in out
+    assert f"out       (no batch known yet; shard {one['shard']})  100 texts, {one['tokens']:,} tokens, " in out
+    chain.config()
+    cli("run", chain.config_path)
+    assert "in flight 0" not in cli("status", chain.config_path).out

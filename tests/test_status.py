@@ -1,10 +1,20 @@
 """Where a store stands: read off its objects, and money that is not known."""
 
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
 import pytest
 
-from embedfill.errors import UsageError
+from embedfill import ids
+from embedfill.errors import StoreError, UsageError
 from embedfill.project import open_project
+from embedfill.records import Outcome, Shard
 from embedfill.status import standing
+from embedfill.store import layout
+from embedfill.store.local import LocalStore
+from embedfill.tracker.state import reference
 from tests.chain_fixtures import Chain, documents, settle
 
 
@@ -45,3 +55,77 @@ def test_shards_are_counted_by_state(chain: Chain) -> None:
     found = standing(chain.config())
     assert found.shards == {"claimed": 1, "planned": 2}
     assert (found.in_flight, found.with_vectors) == (250, 0)
+
+
+def submit_one(chain: Chain, number: int, age_s: float, batch: bool = True) -> Shard:
+    """Adds a claimed shard as if it had been claimed that long ago; with `batch` its batch is known."""
+    project = open_project(chain.config(**REMOTE))
+    shard = Shard(f"{number:032x}", f"shards/{number}", 2, 10, 1000, 5000)
+    plan = {"number": number, "space": project.space.id, "shards": [asdict(shard)], "retired": []}
+    project.store.create(layout.plan(project.space.id, number), ids.canonical(plan))
+    claim = layout.claim(project.space.id, shard.id, 1)
+    project.store.create(claim, b"{}")
+    path = project.store.local_path(claim)
+    assert path is not None
+    os.utime(path, (time.time() - age_s,) * 2)
+    if batch:
+        project.store.create(layout.batch(project.space.id, shard.id, 1), reference(f"batch-{number}"))
+    return shard
+
+
+REMOTE: dict[str, dict[str, Any]] = {
+    "embedding": {"provider": "openai", "model": "text-embedding-3-small", "base_url": "http://embedfill.invalid/v1"},
+    "batch": {"budget_usd": 1.0, "max_enqueued_tokens": 40_000, "max_enqueued_requests": 50},
+}
+
+
+def test_what_is_out_by_age_without_asking_the_provider(chain: Chain) -> None:
+    """There is no such server, and no key."""
+    for number, (hours, batch) in enumerate([(1, True), (20, True), (0, False), (19, True)], start=1):
+        submit_one(chain, number, hours * 3600.0, batch)
+    found = standing(chain.config(**REMOTE))
+    assert [(one.id, one.near_window, round((one.age_s or 0) / 3600)) for one in found.batches_out] == [
+        ("batch-2", True, 20), ("batch-4", False, 19), ("batch-1", False, 1), (None, False, 0),
+    ]  # fmt: skip
+    assert (found.enqueued_tokens, found.enqueued_requests, found.in_flight) == (4000, 8, 40)
+    assert (found.max_enqueued_tokens, found.max_enqueued_requests, found.window) == (40_000, 50, "24h")
+    assert found.in_flight_usd == pytest.approx(4000 * 0.01 / 1e6)
+    assert found.left_usd == pytest.approx(1.0 - 4000 * 0.01 / 1e6)
+
+
+def test_what_has_ended_is_no_longer_out(chain: Chain) -> None:
+    shard = submit_one(chain, 1, 60.0)
+    project = open_project(chain.config(**REMOTE))
+    done = Outcome(
+        shard.id, 1, "batch-1", "completed", 10, 9, 1, 990, 0.4, (), completion_tokens=7, seconds=50.0
+    )  # fmt: skip
+    project.store.create(layout.outcome(project.space.id, shard.id, 1), ids.canonical(asdict(done)))
+    found = standing(chain.config(**REMOTE))
+    assert (found.batches_out, found.enqueued_tokens, found.in_flight_usd) == ([], 0, 0.0)
+    assert (found.prompt_tokens, found.completion_tokens, found.cost_usd) == (990, 7, 0.4)
+    assert found.left_usd == pytest.approx(0.6)
+
+
+def test_without_a_budget_nothing_is_left_and_without_a_price_nothing_is_known(chain: Chain) -> None:
+    submit_one(chain, 1, 60.0)
+    found = standing(chain.config(embedding=REMOTE["embedding"]))
+    assert (found.budget_usd, found.left_usd, found.max_enqueued_tokens) == (None, None, None)
+    assert found.in_flight_usd == pytest.approx(1000 * 0.01 / 1e6)
+    unpriced = {"provider": "generic", "model": "own", "dimensions": 8, "base_url": "http://embedfill.invalid/v1"}
+    project = open_project(chain.config(embedding=unpriced))
+    shard = Shard("f" * 32, "shards/f", 2, 10, 1000, 5000)
+    plan = {"number": 1, "space": project.space.id, "shards": [asdict(shard)], "retired": []}
+    project.store.create(layout.plan(project.space.id, 1), ids.canonical(plan))
+    project.store.create(layout.claim(project.space.id, shard.id, 1), b"{}")
+    assert standing(chain.config(embedding=unpriced)).in_flight_usd is None
+
+
+def test_who_may_only_read_sees_it_without_ages(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit_one(chain, 1, 60.0)
+
+    def create(_store: LocalStore, key: str, _data: bytes) -> bool:
+        raise StoreError(f"read-only: {key}")
+
+    monkeypatch.setattr(LocalStore, "create", create)
+    (one,) = standing(chain.config(**REMOTE)).batches_out
+    assert (one.id, one.age_s, one.near_window) == ("batch-1", None, False)
