@@ -1,4 +1,4 @@
-"""Disk space that a run needs beside what is there already, and what is free. Upper bounds; writes nothing."""
+"""Disk space that a run needs beside what is there already, and what is free. Reckons generously; writes nothing."""
 
 import shutil
 from collections import Counter
@@ -15,6 +15,7 @@ _ROW_BYTES = (
 )  # beside the numbers of a vector: its id in the pack and beside it, and its share of a footer
 _PLACE_BYTES, _TEXT_BYTES = 28, 24  # of the index' tables
 _DOCUMENT_BYTES = 64  # an id and some metadata: a guess
+_INDEX_BYTES = 16_000  # headers of the index' files
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ def rooms(project: Project, work: Work, documents: int, chunks: int, texts: int)
     if not work.texts:
         index = 0
     else:
-        index = _index_bytes(texts, project) + chunks * _PLACE_BYTES + texts * _TEXT_BYTES + documents * _DOCUMENT_BYTES
+        tables = chunks * _PLACE_BYTES + texts * _TEXT_BYTES + documents * _DOCUMENT_BYTES
+        index = _index_bytes(texts, project) + tables + _INDEX_BYTES
     row = 4 * project.model.dimensions + _ROW_BYTES
     store = {"shards": work.upload, "packs": work.texts * row, "index": index}
     cache = {

@@ -73,6 +73,6 @@ def _disk(disk: Mapping[str, Room]) -> list[str]:
         parts = ", ".join(f"{part.replace('_', ' ')} {size(count)}" for part, count in room.parts.items() if count)
         free = f" of {size(room.free)} free" if room.free is not None else ""
         if room.needed:
-            lines.append(f"disk     {name}: at most {size(room.needed)}{free} ({parts})")
+            lines.append(f"disk     {name}: about {size(room.needed)}{free} ({parts})")
     short = ", ".join(room.path for room in disk.values() if room.short and room.needed)
     return [*lines, f"warning  there is too little room for that: free some at {short}"] if short else lines
