@@ -40,7 +40,8 @@ _MERGE_SHARE = 4  # changes are merged into whole tables once they exceed a quar
 @dataclass(slots=True)
 class Scanner:
     """Scans one corpus under one chunking configuration. `mapper` is an executor's map. `last` names the catalog to
-    compare with where this machine's cache knows none, so that equal corpora have one catalog everywhere."""
+    compare with where this machine's cache knows none, so that equal corpora have one catalog everywhere. `anew`: with none at
+    all, since parts of what is known are gone."""
 
     config: Config
     corpus: CorpusSpec
@@ -50,6 +51,7 @@ class Scanner:
     mapper: Mapper
     progress: Progress
     last: str = ""
+    anew: bool = False
 
     def run(self) -> tuple[str, Catalog]:
         """The catalog of the corpus as it is now, and its name. Raises CorpusError, and then nothing counts."""
@@ -73,6 +75,8 @@ class Scanner:
 
     def _recall(self) -> tuple[str, Catalog | None, dict[str, Any]]:
         """The last catalog that this machine made under this configuration, and the fingerprints it was made from."""
+        if self.anew:
+            return "", None, {}
         fact = self.cache.recall(self._fact()) or {"catalog": self.last, "parts": {}}
         try:
             name, base, parts = fact["catalog"], load(self.cache, fact["catalog"]), fact["parts"]
