@@ -75,7 +75,8 @@ def rooms(project: Project, work: Work, documents: int, chunks: int, texts: int)
     found["cache"] = _room(project.cache.root, "", cache)
     if project.profile.name == "local":
         engine = engine_data(project.config, project.store, project.cache)
-        found["engine"] = _room(engine, "", {"batch_files": work.upload, "output_files": work.download})
+        parts = {"batch_files": work.upload, "results": work.download, "output_files": work.download}
+        found["engine"] = _room(engine, "", parts)
     return dict(_judged(found))
 
 

@@ -20,7 +20,7 @@ DURATION = {"waves", "max_enqueued_tokens", "typical_s", "worst_s", "past_batche
 DISK = {
     "store": {"shards", "packs", "index"},
     "cache": {"batch_file", "output_files", "pack", "index"},
-    "engine": {"batch_files", "output_files"},
+    "engine": {"batch_files", "results", "output_files"},
 }
 
 

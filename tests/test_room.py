@@ -33,7 +33,7 @@ def test_vectors_are_reckoned_by_their_dimensions(project: Project) -> None:
     assert found["store"].parts["packs"] == 1500 * (4 * 256 + 40)
     assert found["cache"].parts["pack"] == 1000 * (4 * 256 + 40)
     assert (found["cache"].parts["batch_file"], found["cache"].parts["output_files"]) == (50_000, 400_000)
-    assert found["engine"].parts == {"batch_files": 80_000, "output_files": 600_000}
+    assert found["engine"].parts == {"batch_files": 80_000, "results": 600_000, "output_files": 600_000}
     assert found["store"].parts["index"] > 1500 * 4 * 256
 
 
