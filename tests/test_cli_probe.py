@@ -1,0 +1,87 @@
+"""`embedfill probe`: TOML on stdout, a configuration with it on request, and no spending unasked."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from embedfill.config import load
+from tests.cli_fixtures import Cli
+from tests.dialect_fixtures import KEY, Speaking
+
+CONFIG = """# My own words stay.
+store = "store"
+
+[corpus]
+paths = ["x.parquet"]
+
+[embedding]
+provider = "generic"
+model = "tiny"                  # ours
+base_url = "URL"
+api_key_env = "DIALECT_KEY"
+encoding_format = "float"       # to be seen
+price_per_million = 1.0
+
+[batch]
+poll_s = 0.005
+listing_delay_s = 0.1
+"""
+
+
+@pytest.fixture
+def path(speaking: Callable[..., Speaking], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("DIALECT_KEY", KEY)
+    file = tmp_path / "probe.toml"
+    file.write_text(CONFIG.replace("URL", speaking("generic").url))
+    return file
+
+
+def test_stdout_is_toml_that_says_what_was_seen(cli: Cli, path: Path) -> None:
+    ran = cli("probe", path)
+    assert ran.code == 0, ran.err
+    assert tomllib.loads(ran.out) == {
+        "embedding": {"encoding_format": "base64", "send_dimensions": False, "dimensions": 8},
+        "batch": {"inputs_per_request": 100, "listing_delay_s": 0.1},
+    }
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert (
+        ["#", "base64", "yes"] in lines
+        and ["#", "dimensions", "no"] in lines
+        and ["#", "vector", "length", "8"] in lines
+    )
+    assert not (path.parent / "store").exists()
+
+
+def test_json_is_one_object(cli: Cli, path: Path) -> None:
+    found = cli("probe", path, "--json").json
+    assert found["features"]["range"] is True and found["settings"]["batch"]["inputs_per_request"] == 100
+    assert found["cost_usd"] > 0 and found["prompt_tokens"] > 100
+
+
+def test_a_configuration_with_the_settings_is_written(cli: Cli, path: Path) -> None:
+    written = path.with_name("written.toml")
+    before = path.read_text()
+    assert cli("probe", path, "--write", written).code == 0
+    made = load(written)
+    assert (made.embedding.encoding_format, made.embedding.dimensions) == ("base64", 8)
+    assert made.batch.inputs_per_request == 100
+    text = written.read_text()
+    assert text.startswith("# My own words stay.") and "# ours" in text and "# to be seen" in text
+    assert path.read_text() == before
+    assert cli("probe", path, "--write", path).code == 0  # also in its place
+    assert load(path) == made
+
+
+def test_a_file_that_cannot_be_written_is_said(cli: Cli, path: Path) -> None:
+    ran = cli("probe", path, "--write", path.parent / "nowhere" / "x.toml", "--json")
+    assert ran.code == 2 and "nowhere" in ran.error["message"]
+
+
+def test_nothing_paid_is_sent_without_a_yes(cli: Cli, path: Path) -> None:
+    """There is no terminal here, and nobody answers at that address."""
+    path.write_text(path.read_text().replace("http://127.0.0.1", "http://192.0.2.1"))
+    ran = cli("probe", path, "--json")
+    assert ran.code == 2 and "--yes" in ran.error["hint"]
+    assert "at most" in ran.err and "$0.00" in ran.err
