@@ -125,6 +125,8 @@ class EmbeddingConfig(EndpointConfig):
     query_options: dict[str, Scalar] = {}
     tokenizer: Name | None = None
     max_input_tokens: int | None = Field(default=None, ge=8)
+    special_tokens: Literal["text", "reject", "remove"] = "text"
+    too_long: Literal["reject", "truncate"] = "reject"
     price_per_million: float | None = Field(default=None, ge=0)
 
     @field_validator("options", "query_options")

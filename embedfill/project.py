@@ -136,4 +136,6 @@ def _chunk_spec(config: Config, model: ModelInfo, template: str) -> ChunkSpec:
         format=config.chunking.format,
         template=template,
         max_bytes=max_tokens * _BYTES_PER_TOKEN,
+        special_tokens=config.embedding.special_tokens,
+        too_long=config.embedding.too_long,
     )

@@ -35,7 +35,8 @@ class Document:
 @dataclass(frozen=True, slots=True)
 class ChunkSpec:
     """All that decides how a document is cut and what is embedded of it. `max_tokens` counts the rendered text with
-    special tokens; `max_bytes` caps the UTF-8 bytes of the passage."""
+    special tokens; `max_bytes` caps the UTF-8 bytes of the passage. `special_tokens` is what becomes of their written
+    form in a text (text, reject, remove), `too_long` of values that leave the text no room (reject, truncate)."""
 
     tokenizer: str
     max_tokens: int
@@ -44,10 +45,14 @@ class ChunkSpec:
     template: str
     max_bytes: int
     version: int = 1
+    special_tokens: str = "text"
+    too_long: str = "reject"
 
     @property
     def id(self) -> str:
-        return ids.digest_hex("chunkspec", ids.canonical(asdict(self)))
+        usual = {"special_tokens": "text", "too_long": "reject"}  # left out, so that ids from before they were stay
+        values = {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+        return ids.digest_hex("chunkspec", ids.canonical(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Something that was left out: a corpus row (`source` set) or a text (`text_id` set, hexadecimal)."""
+    """Something that was left out (or, with the code `truncated`, only cut short): a corpus row (`source` set) or a text (`text_id` set, hexadecimal)."""
 
     code: str
     message: str

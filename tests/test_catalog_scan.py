@@ -434,6 +434,48 @@ def test_documents_that_cannot_be_chunked_are_rejected_and_so_are_equal_ones(
     ]
 
 
+def test_what_is_cut_short_is_recorded_and_not_left_out(corpus: Corpus, store: MemoryStore, tmp_path: Path) -> None:
+    """Also where the document is chunked already, or its part is not read again."""
+    chunking = replace(CHUNKING, too_long="truncate")
+    long = {"text": "body text of some more words than fit", "title": TOO_LONG}
+    corpus.write("a.parquet", [{"id": "x", **long}, {"id": "y", **long}, {"id": "ok", "text": "body", "title": "t"}])
+    corpus.write("b.parquet", [{"id": "x", **long}, {"id": "none", "text": None, "title": "t"}])
+    expected = [
+        ("duplicate_id", "x", "corpus/b.parquet", 0),
+        ("null_text", "none", "corpus/b.parquet", 1),
+        ("truncated", "x", "corpus/a.parquet", 0),
+        ("truncated", "y", "corpus/a.parquet", 1),
+    ]
+    for cache in (tmp_path / "cache", tmp_path / "cache", tmp_path / "another"):
+        _, catalog = corpus.scan(store, cache, chunking=chunking)
+        assert (catalog.count, catalog.rejected, rejections(store, cache, catalog)) == (3, 2, expected)
+    corpus.write("c.parquet", [{"id": "w", **long}])
+    corpus.date("a.parquet")
+    counted = Counted()
+    _, catalog = corpus.scan(store, tmp_path / "cache", counted, chunking=chunking)
+    assert (counted.chunked, catalog.rejected) == (0, 2)
+    assert rejections(store, tmp_path / "cache", catalog) == sorted(
+        [*expected, ("truncated", "w", "corpus/c.parquet", 0)]
+    )
+
+
+@pytest.mark.parametrize(("policy", "count"), [("text", 4), ("remove", 3), ("reject", 2)])
+def test_special_tokens_follow_the_policy(
+    corpus: Corpus, store: MemoryStore, tmp_path: Path, policy: str, count: int
+) -> None:
+    texts = ["plain", "a <|endoftext|> b", "<|endoftext|>", "plain too"]
+    rows = [{"id": f"d{number}", "text": text, "title": "t"} for number, text in enumerate(texts)]
+    corpus.write("a.parquet", rows)
+    _, catalog = corpus.scan(store, tmp_path / "cache", chunking=replace(CHUNKING, special_tokens=policy))
+    assert (catalog.count, catalog.rejected) == (count, 4 - count)
+    embedded = set(look(store, tmp_path / "cache", catalog).texts.values())
+    assert any("<|endoftext|>" in text for text in embedded) == (policy == "text")
+    # What is rejected holds no id: a later document of that id is welcome.
+    corpus.write("b.parquet", [{"id": "d2", "text": "better", "title": "t"}])
+    _, catalog = corpus.scan(store, tmp_path / "cache", chunking=replace(CHUNKING, special_tokens=policy))
+    assert catalog.count == (4 if policy == "text" else count + 1)
+
+
 def test_of_one_id_in_three_files_the_first_stays_wherever_it_changes(
     corpus: Corpus, store: MemoryStore, tmp_path: Path
 ) -> None:

@@ -54,3 +54,28 @@ def test_a_name_that_nothing_has(cli: Cli, refused: Chain) -> None:
     assert ran.code == 2 and "doc-0" in ran.error["message"]
     ran = cli("rejections", refused.config_path, "--retry", "all", "--export", "x.csv", "--json")
     assert ran.code == 2 and "do not go together" in ran.error["message"]
+
+
+@pytest.mark.parametrize(("policy", "code", "rejected"), [("truncate", 0, 0), ("reject", 3, 1)])
+def test_what_was_only_cut_short_is_listed_and_no_rejection(
+    cli: Cli, chain: Chain, policy: str, code: int, rejected: int
+) -> None:
+    long = {"id": "long", "title": "very long title " * 300, "text": "The text itself."}
+    chain.write([*documents(range(3)), long])
+    chain.config(embedding={"template": "{title}: {text}", "too_long": policy})
+    ran = cli("run", chain.config_path, "--json")
+    assert (ran.code, ran.json["rejected"], ran.json["documents"]) == (code, rejected, 4 - rejected)
+    (line,) = cli("rejections", chain.config_path).out.splitlines()
+    assert line.startswith(
+        "cut short  truncated  corpus/corpus.parquet row 3" if rejected == 0 else "rejected  template"
+    )
+
+
+def test_special_tokens_by_policy(cli: Cli, chain: Chain) -> None:
+    chain.write([*documents(range(3)), {"id": "odd", "title": "t", "text": "a </s> b"}])
+    chain.config(embedding={"special_tokens": "reject"})
+    assert cli("run", chain.config_path).code == 3
+    assert "special_token  corpus/corpus.parquet row 3: the text holds" in cli("rejections", chain.config_path).out
+    chain.config(embedding={"special_tokens": "remove"})
+    ran = cli("run", chain.config_path, "--json")
+    assert (ran.code, ran.json["embedded"]) == (0, 1)  # the others keep their vectors

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from embedfill import ids
 from embedfill.catalog.live import KeyIndex, Live, chunk_versions, corpus_rejections, load_live
 from embedfill.catalog.tables import DOCUMENT_SCHEMA, TableWriter, load, save, write_bytes
+from embedfill.chunker.policy import TRUNCATED, Policy
 from embedfill.chunker.tables import CHUNK_SCHEMA, TEMPLATE_TOO_LONG, ChunkedBatch, chunk_documents, document_version
 from embedfill.config import Config
 from embedfill.corpus.parquet import Rows, count_rows, read_part
@@ -97,12 +98,14 @@ class Scanner:
 
 @dataclass(slots=True)
 class _Accepted:
-    """Documents of one batch whose ids are free, and which of them have to be chunked."""
+    """Documents of one batch whose ids are free, and which of them have to be chunked. `cut` are records of those that
+    were cut short, by document id."""
 
     documents: list[Document]
     keys: list[bytes]
     versions: list[bytes]
     new: list[Document]
+    cut: dict[str, Rejection]
 
 
 @dataclass(slots=True)
@@ -122,6 +125,7 @@ class _Scan:
     live: Live = field(init=False)
     order: dict[str, int] = field(init=False)
     chunked: IdSet = field(init=False)
+    policy: Policy = field(init=False)
     tables: dict[str, IdArray] = field(init=False)
     known: KeyIndex = field(init=False)
     standing: list[bytes] = field(init=False)  # rejections of the parts that are not read, as lines
@@ -129,6 +133,7 @@ class _Scan:
 
     def run(self) -> Catalog | None:
         scanner = self.scanner
+        self.policy = Policy(scanner.chunking)
         self.live = load_live(scanner.cache, self.base.documents if self.base else ())
         self.order = {part.name: number for number, part in enumerate(self.parts)}
         self.known = KeyIndex(self.live.keys)
@@ -185,18 +190,21 @@ class _Scan:
 
     def _accept(self, part: Part, rows: Rows) -> _Accepted:
         """Of two documents with one id, the first in file order stays."""
-        self.rejections += rows.rejections
-        keys = ids.array(ids.digest("document_id", document.id.encode()) for document in rows.documents)
-        free = self._free(part, keys) & self._not_held(part, rows.documents) & self.seen.add(keys)
-        for document in (document for document, one in zip(rows.documents, free, strict=True) if not one):
+        candidates, refused = self.policy.screen(rows.documents)
+        self.rejections += rows.rejections + refused
+        keys = ids.array(ids.digest("document_id", document.id.encode()) for document in candidates)
+        free = self._free(part, keys) & self._not_held(part, candidates) & self.seen.add(keys)
+        for document in (document for document, one in zip(candidates, free, strict=True) if not one):
             self.conflicted.add(part.name)
             message = f"document id {document.id!r} stands earlier in the corpus: the first one stays"
             self.rejections.append(Rejection("duplicate_id", message, document.id, document.source))
-        documents = [document for document, one in zip(rows.documents, free, strict=True) if one]
+        fitted = [self.policy.fit(document) for document, one in zip(candidates, free, strict=True) if one]
+        documents = [document for document, _ in fitted]
         versions = [document_version(document, self.scanner.chunking) for document in documents]
         new = self.chunked.add(ids.array(versions))
         return _Accepted(
-            documents, ids.tolist(keys[free]), versions, [documents[at] for at in np.flatnonzero(new)]
+            documents, ids.tolist(keys[free]), versions, [documents[at] for at in np.flatnonzero(new)],
+            {document.id: record for document, record in fitted if record is not None},
         )  # fmt: skip
 
     def _free(self, part: Part, keys: IdArray) -> NDArray[np.bool_]:
@@ -231,6 +239,8 @@ class _Scan:
                 why = self.rejected_versions[version]
                 self.rejections.append(Rejection(why.code, why.message, document.id, document.source))
                 continue
+            if document.id in accepted.cut:
+                self.rejections.append(accepted.cut[document.id])
             metadata = orjson.dumps(document.metadata)
             digest = ids.digest("row", version, part.name.encode(), metadata)
             rows.append((key, document.id, version, part.name, metadata.decode(), digest))
@@ -290,7 +300,8 @@ class _Scan:
                 yield key
 
     def _all_rejections(self) -> tuple[str | None, int]:
-        """This scan's rejections and those of the parts that were not read, as one object; its key and their number."""
+        """This scan's rejections and those of the parts that were not read, as one object; its key and the number of
+        those that left something out."""
         lines = [orjson.dumps(asdict(rejection)) for rejection in self.rejections]
         lines += self.standing
         if not lines:
@@ -298,7 +309,7 @@ class _Scan:
         data = b"".join(line + b"\n" for line in sorted(lines))
         key = layout.corpus_rejections(ids.digest_hex("rejections", data))
         write_bytes(self.scanner.cache, self.scanner.store, key, data)
-        return key, len(lines)
+        return key, sum(orjson.loads(line)["code"] != TRUNCATED for line in lines)
 
 
 def _record_batch(rows: list[tuple[Any, ...]]) -> Any:  # noqa: ANN401

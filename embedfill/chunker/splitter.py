@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from embedfill.chunker import outline as outlines
 from embedfill.chunker.cuts import Cutter
 from embedfill.chunker.outline import Outline
+from embedfill.chunker.special import special_words
 from embedfill.chunker.template import Template
 from embedfill.models import tokenizers
 from embedfill.records import Chunk, ChunkSpec
 
-_LEAST_ROOM = 4  # the template leaves at least a quarter of the tokens to the passage
+LEAST_ROOM = 4  # the template leaves at least a quarter of the tokens to the passage
 _MOST_OVERLAP = 3  # an overlap takes at most a third of the window: more would be little progress
 _SHORT = 5  # characters for each token that is allowed: a document up to this is tried whole
 
@@ -41,11 +42,29 @@ class Splitter:
         self.spec = spec
         self.tokenizer = tokenizers.load(spec.tokenizer)
         self.template = Template(spec.template)
+        self._special = special_words(spec.tokenizer) if spec.special_tokens == "remove" else None
 
     def count(self, embeds: Sequence[str]) -> list[int]:
         """Tokens of what goes to the model, special tokens included."""
         special = self.tokenizer.special_tokens
         return [tokens + special for tokens in self.tokenizer.count(embeds)]
+
+    def render(self, passage: str, fields: Mapping[str, str]) -> str:
+        """What goes to the model for a passage."""
+        embed = self.template.render(passage, fields)
+        return self._special.without(embed) if self._special else embed
+
+    def says(self, passage: str) -> bool:
+        """Whether anything of the passage goes to the model."""
+        return bool(passage) and (self._special is None or bool(self._special.without(passage).strip()))
+
+    def room(self, fields: Mapping[str, str]) -> int:
+        """Tokens that the template with these values leaves to a passage."""
+        return self.spec.max_tokens - self.count([self.render("", fields)])[0]
+
+    def has_room(self, fields: Mapping[str, str]) -> bool:
+        """Whether they are enough to cut a document into passages: a quarter of all."""
+        return self.room(fields) * LEAST_ROOM >= self.spec.max_tokens
 
     def whole(self, text: str, fields: Mapping[str, str]) -> Draft | None:
         """The document as one passage, if it may be short enough for that; its tokens are still to be counted."""
@@ -56,7 +75,7 @@ class Splitter:
             passage = text.lstrip()
             start = len(text) - len(passage)
             passage = passage.rstrip()
-            return Draft(start, start + len(passage), "", passage, self.template.render(passage, fields))
+            return Draft(start, start + len(passage), "", passage, self.render(passage, fields))
         cutter = Cutter(text, outline)
         start = cutter.skip(0)
         return self.draft(cutter, start, cutter.end, fields)
@@ -64,7 +83,7 @@ class Splitter:
     def draft(self, cutter: Cutter, start: int, end: int, fields: Mapping[str, str]) -> Draft:
         passage = cutter.text[start:end]
         title = cutter.outline.title_at(cutter.visible(start))
-        return Draft(start, end, title, passage, self.template.render(passage, fields))
+        return Draft(start, end, title, passage, self.render(passage, fields))
 
     def split(self, text: str, fields: Mapping[str, str]) -> list[Chunk] | None:
         """The chunks of a document that is not whole, in order. None where the template leaves less than a quarter
@@ -86,11 +105,11 @@ class _Walk:
         self._text = text
         self._cutter = Cutter(text, outline)
         self._offsets = splitter.tokenizer.offsets(text).data  # a memoryview: bisect reads it without a copy
-        self._frame = splitter.count([splitter.template.render("", fields)])[0]
-        self._budget = self._spec.max_tokens - self._frame
+        self._budget = splitter.room(fields)
+        self._frame = self._spec.max_tokens - self._budget
 
     def chunks(self) -> list[Chunk] | None:
-        if self._budget * _LEAST_ROOM < self._spec.max_tokens:
+        if self._budget * LEAST_ROOM < self._spec.max_tokens:
             return None
         chunks: list[Chunk] = []
         start, covered = self._cutter.skip(0), 0
@@ -102,7 +121,8 @@ class _Walk:
                     return None
                 start = tighter
                 continue
-            chunks.append(chunk)
+            if self._splitter.says(chunk.passage):
+                chunks.append(chunk)
             covered = chunk.end
             start = self._next(start, covered)
         return chunks

@@ -67,7 +67,7 @@ def _chunk(documents: Sequence[Document], splitter: Splitter) -> list[list[Chunk
 
 def _finish(document: Document, draft: Draft | None, tokens: int, splitter: Splitter) -> list[Chunk] | None:
     if draft is not None and tokens <= splitter.spec.max_tokens:
-        return [draft.chunk(0, tokens)] if draft.passage else []
+        return [draft.chunk(0, tokens)] if splitter.says(draft.passage) else []
     return splitter.split(document.text, document.fields)
 
 

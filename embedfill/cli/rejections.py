@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from embedfill.chunker.policy import TRUNCATED
 from embedfill.cli.common import config_argument, output_options, plural, printable, show
 from embedfill.config import load
 from embedfill.errors import UsageError
@@ -51,7 +52,7 @@ def command(config: Path, path: Path | None, retry: tuple[str, ...], retry_code:
 def lines_of(rejections: Rejections) -> Iterator[str]:
     """A line for each rejection."""
     for one in rejections:
-        yield f"{'rejected' if one.code != 'truncated' else 'kept'}  {one.code}  {_where(one)}: {one.message}"
+        yield f"{'cut short' if one.code == TRUNCATED else 'rejected'}  {one.code}  {_where(one)}: {one.message}"
 
 
 def _where(one: Standing) -> str:

@@ -16,7 +16,11 @@ from embedfill.errors import ConfigError, ModelError
 from embedfill.models.base import Tokenizer
 from embedfill.models.files import INSTALL_HINT, package_file
 
-BPE_NAMES = ("cl100k_base", "o200k_base")
+_BPE_SPECIAL = {
+    "cl100k_base": ("<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|endofprompt|>"),
+    "o200k_base": ("<|endoftext|>", "<|endofprompt|>"),
+}
+BPE_NAMES = tuple(_BPE_SPECIAL)
 _DATA = Path(__file__).parent / "data"
 _FEW = 8  # up to here one call per text is faster than toktok's batch
 _BLOCK = 8192  # characters: a long text is tokenized in blocks where only places are asked for
@@ -94,6 +98,8 @@ class FileTokenizer:
         self._core.encode_special_tokens = True
         self.special_tokens = int(self._core.num_special_tokens_to_add(False))
         self.vocabulary = int(self._core.get_vocab_size())
+        added = self._core.get_added_tokens_decoder().values()
+        self.special_words = tuple(token.content for token in added if token.special and token.content)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         return [len(encoding) for encoding in self._core.encode_batch_fast(list(texts), add_special_tokens=False)]
@@ -129,6 +135,11 @@ def load_file(name: str) -> FileTokenizer:
     if name == "wordllama-256":
         tokenizer.special_tokens = 0  # the file adds <s>, the model is trained without
     return tokenizer
+
+
+def special_words(name: str) -> tuple[str, ...]:
+    """How the special tokens of the tokenizer of this name are written. In a text they are ordinary text."""
+    return _BPE_SPECIAL[name] if name in BPE_NAMES else load_file(name).special_words
 
 
 def _path(name: str) -> Path:
