@@ -26,6 +26,7 @@ from embedfill.estimate import Estimate, estimate, rejected_texts, totals
 from embedfill.executors.local import LocalExecutor
 from embedfill.index.assemble import assemble
 from embedfill.index.publish import Publication, content_of, current, publish, save
+from embedfill.leftovers import catalog_keys, snapshot_keys
 from embedfill.progress import Progress, Quiet, Stage
 from embedfill.project import Project, open_project
 from embedfill.providers.client import BatchClient
@@ -36,6 +37,7 @@ from embedfill.tracker.forgive import forgiven_keys
 from embedfill.tracker.plan import make_plan, refused_in
 from embedfill.tracker.quota import Quota
 from embedfill.tracker.state import State
+from embedfill.tracker.sweeps import Pins
 
 Point = Callable[[str], None]
 _PUBLISH_TRIES = 5
@@ -82,6 +84,7 @@ def run(config: Config, options: Options | None = None) -> Summary:
     with run_.project.cache.in_use():
         for _ in range(_PUBLISH_TRIES):
             if run_.once():
+                run_.release()
                 return run_.summary
     raise StoreError(
         f"other runs published {_PUBLISH_TRIES} times while this one was at it", "run it again when they are done"
@@ -96,15 +99,17 @@ class _Run:
     outcomes: list[Outcome] = field(default_factory=list)
     submitted: int = 0
     quota: Quota = field(init=False)
+    pins: Pins = field(init=False)
 
     def __post_init__(self) -> None:
         self.quota = self.project.quota()
+        self.pins = Pins(self.project.store)
 
     def once(self) -> bool:
         """One pass. False where another run published meanwhile: everything is to be computed anew."""
         project = self.project
         with self._timed("scan"):
-            name, catalog = scan(project, self.options.progress)
+            name, catalog = self._scan()
         state = State(project.store, project.cache, project.space.id).refresh()
         content = self._content(name, state)
         published = self._published(content)
@@ -116,6 +121,28 @@ class _Run:
             self._describe(published)
             return True
         return self._publish(name, catalog, state, published)
+
+    def release(self) -> None:
+        """What is published needs no pins; while batches are out the catalog has nothing else to hold it."""
+        if self.summary.finished and not self.summary.parked:
+            self.pins.release()
+
+    def _scan(self) -> tuple[str, Catalog]:
+        """The catalog, pinned. Where prune took a part of it meanwhile it is made anew."""
+        anew = False
+        for _ in range(_PUBLISH_TRIES):
+            try:
+                name, catalog = scan(self.project, self.options.progress, anew)
+                if not self.pins.hold(catalog_keys(name, catalog)):
+                    return name, catalog
+            except MissingError as error:
+                if anew:
+                    raise
+                self.options.progress.note(f"{error.message}: the corpus is read anew")
+            anew = True
+        raise StoreError(
+            "what is read of the corpus disappears from the store at once", "is something else pruning it?"
+        )
 
     def _published(self, content: str) -> Publication:
         """The newest publication. One of just this content whose index cannot be opened counts as none: it is built
@@ -202,6 +229,8 @@ class _Run:
         with self._timed("publish"):
             self.options.at("before-snapshot")
             snapshot_name = save(project.store, snapshot)
+            if self.pins.hold(snapshot_keys(snapshot_name, snapshot) | catalog_keys(name, catalog)):
+                return False  # prune took a part of it
             self.options.at("before-publication")
             if not publish(project.store, snapshot_name, published.number):
                 return False
@@ -277,12 +306,13 @@ class _Texts:
             self.shown = done
 
 
-def scan(project: Project, progress: Progress) -> tuple[str, Catalog]:
-    """The catalog of the corpus as it is now, and its name; chunks what is new."""
+def scan(project: Project, progress: Progress, anew: bool = False) -> tuple[str, Catalog]:
+    """The catalog of the corpus as it is now, and its name; chunks what is new. `anew` reads all of it."""
     published = current(project.store, project.cache).snapshot
     last = published.catalog if published else ""
     with LocalExecutor(project.config.executor.count) as executor:
         scanner = Scanner(
-            project.config, project.corpus, project.chunking, project.store, project.cache, executor.map, progress, last
-        )
+            project.config, project.corpus, project.chunking, project.store, project.cache, executor.map, progress, last,
+            anew,
+        )  # fmt: skip
         return scanner.run()

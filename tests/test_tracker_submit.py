@@ -70,7 +70,7 @@ def test_the_batch_carries_whose_it_is_and_the_reference_names_it(tracker: Track
     claim = tracker.claim(shard)
     assert (claim.file_id, claim.tokens, claim.price_usd) == (batch["input_file_id"], 2, 0.002)
     assert claim.file_created_at == pytest.approx(tracker.provider.now(), abs=5)
-    assert tracker.provider.names[claim.file_id] == f"embedfill-{shard.shard.id}.jsonl"
+    assert tracker.provider.names[claim.file_id] == f"embedfill-store-1-{shard.shard.id}.jsonl"
     assert shard.status is Status.SUBMITTED and shard.batch_id == batch["id"]
 
 

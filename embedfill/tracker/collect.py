@@ -13,6 +13,7 @@ from embedfill.records import Outcome
 from embedfill.store import layout
 from embedfill.tracker.state import ShardState, State, store_time
 from embedfill.tracker.submit import Account
+from embedfill.tracker.sweeps import at_work
 
 # (shard, its ended batch, its files that exist) -> outcome; packs and refusals are in the store when it returns.
 Settle = Callable[[ShardState, Batch, list[Path]], Outcome]
@@ -48,8 +49,8 @@ class Collector:
         if batch is None:
             return self._lost(state, shard)
         self.missing_since.pop(batch.id, None)
-        if not batch.ended:
-            return None
+        if not batch.ended or at_work(self.account.store):
+            return None  # what a pack is made of may be what a prune is removing: it is over in a moment
         folder = self.account.cache.scratch("outputs", f"{shard.shard.id}-{shard.attempt}")
         with (folder / "lock").open("ab") as lock:
             try:

@@ -6,6 +6,7 @@ stood before the references were listed is respected, and a sweep that began bef
 """
 
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from embedfill.tracker.state import store_time
 SWEEP_S = 1800.0  # of the store's time, after which a sweep stops by itself
 _OVER_S = 2 * SWEEP_S  # so one whose mark is that old is over, whoever made it
 _PAUSE_S = 0.2
+_DAY_S = 86_400
 
 
 @contextmanager
@@ -74,15 +76,16 @@ class Pins:
     def hold(self, keys: Collection[str]) -> set[str]:
         """Pins these objects, waits for a sweep that is at them, and returns those that are gone: they are to be
         made anew."""
-        pin = layout.pin(secrets.token_hex(8))
-        self.store.create(pin, ids.canonical({"keys": sorted(keys)}))
+        data = ids.canonical({"keys": sorted(keys)})
+        pin = layout.pin(f"{ids.digest_hex('pin', data)}-{int(time.time()) // _DAY_S}")  # one a day, however many runs
+        self.store.create(pin, data)
         self.made.append(pin)
         while at_work(self.store, keys):
             self.clock.sleep(_PAUSE_S)
         return absent(self.store, keys)
 
     def release(self) -> None:
-        """Once something lasting refers to what was pinned, or nothing ever will."""
+        """Once something lasting refers to what was pinned: other runs may have pinned the same."""
         while self.made:
             self.store.delete(self.made.pop())
 
