@@ -191,6 +191,85 @@ def test_a_batch_without_its_essentials_is_refused(key: str) -> None:
         Batch.model_validate(raw | {key: None})
 
 
+RAW = {"id": "b", "input_file_id": "f", "status": "in_progress", "created_at": 1}
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [
+        (1_763_520_462, 1_763_520_462),
+        (1_763_520_462.9, 1_763_520_462),
+        ("1763520462", 1_763_520_462),
+        ("2025-11-19T02:47:42.031781+00:00", 1_763_520_462),
+        ("2025-11-19T02:47:42.031781234Z", 1_763_520_462),
+        ("2025-11-19T03:47:42+01:00", 1_763_520_462),
+        ("2025-11-19T02:47:42", 1_763_520_462),
+        ("2025-11-19 02:47:42", 1_763_520_462),
+    ],
+)
+def test_a_time_may_be_written_in_any_usual_way(written: object, seconds: int) -> None:
+    batch = Batch.model_validate({**RAW, "created_at": written, "completed_at": written})
+    assert (batch.created_at, batch.completed_at) == (seconds, seconds)
+    assert File.model_validate({"id": "f", "created_at": written}).created_at == seconds
+
+
+@pytest.mark.parametrize("words", ["", "soon", "24h", "2025-13-40T00:00:00Z"])
+def test_words_that_are_no_time_hide_no_batch(words: str) -> None:
+    batch = Batch.model_validate({**RAW, "expires_at": words, "completed_at": words})
+    assert (batch.expires_at, batch.completed_at) == (None, None)
+    with pytest.raises(ValueError, match="created_at"):
+        Batch.model_validate({**RAW, "created_at": words})
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "[1]", "{}"])
+def test_a_time_that_is_no_number_of_seconds_is_refused_as_malformed(number: str) -> None:
+    data = json.dumps(RAW).replace('"created_at": 1', f'"created_at": {number}')
+    with pytest.raises(ValueError, match="created_at"):
+        Batch.model_validate_json(data)
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "ended"),
+    [
+        ("COMPLETED", "completed", True),
+        ("Canceled", "cancelled", True),
+        ("canceling", "cancelling", False),
+        ("in_queue", "in_queue", False),
+        ("Expired", "expired", True),
+    ],
+)
+def test_a_status_in_another_spelling(told: str, status: str, ended: bool) -> None:
+    batch = Batch.model_validate({**RAW, "status": told})
+    assert (batch.status, batch.ended) == (status, ended)
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ({"data": [{"message": "bad"}]}, ["bad"]),
+        ([{"message": "bad", "line": 3}], ["bad"]),
+        ("bad", ["bad"]),
+        ("", []),
+        ([], []),
+        ({}, []),
+    ],
+)
+def test_errors_in_another_shape(errors: object, words: list[str]) -> None:
+    batch = Batch.model_validate({**RAW, "errors": errors})
+    assert [error.message for error in (batch.errors.data if batch.errors else [])] == words
+
+
+def test_metadata_that_are_no_pairs_are_none() -> None:
+    assert Batch.model_validate({**RAW, "metadata": ""}).metadata is None
+    assert Batch.model_validate({**RAW, "metadata": []}).metadata is None
+    assert Batch.model_validate({**RAW, "metadata": {"a": "b"}}).metadata == {"a": "b"}
+
+
+def test_counts_of_null_are_zero() -> None:
+    counts = Batch.model_validate({**RAW, "request_counts": {"total": None, "completed": None}}).request_counts
+    assert counts is not None and (counts.total, counts.completed, counts.failed) == (0, 0, 0)
+
+
 def test_ended_states_are_the_four_final_ones() -> None:
     states = Batch.model_validate
     ended = {

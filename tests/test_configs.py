@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from embedfill import config
+from embedfill.batchapi.prices import batch_price
 from embedfill.corpus.spec import spec_of
 from embedfill.models import known
+from embedfill.providers.connect import request_of
+from embedfill.providers.profiles import PROFILES, profile_of, window_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EXAMPLES = sorted(CONFIGS.glob("*.toml"))
@@ -17,6 +20,20 @@ NAMES = re.compile(r"\{(\w+)\}")
 
 def test_the_documented_examples_are_there() -> None:
     assert {path.stem for path in EXAMPLES} >= {"quickstart", "openai", "local-fast"}
+
+
+def test_every_provider_has_an_example() -> None:
+    assert {config.load(path, {}).embedding.provider for path in EXAMPLES} == set(PROFILES)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_says_what_its_provider_takes(path: Path) -> None:
+    loaded = config.load(path, {})
+    profile, info = profile_of(loaded.embedding), known.resolve(loaded.embedding)
+    assert window_of(profile, loaded.batch)
+    assert request_of(loaded, info).line("a", ["x"])
+    if loaded.batch.budget_usd is not None:
+        assert batch_price(info.name, profile.name, loaded.embedding.price_per_million) is not None
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
