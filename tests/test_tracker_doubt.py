@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from embedfill import ids
+from embedfill.clock import Clock
 from embedfill.records import Maker
 from embedfill.store import layout
 from embedfill.tracker.maker import in_hand
@@ -213,14 +214,15 @@ def test_an_old_claim_is_looked_into_whoever_made_it(
 
 
 def test_a_run_that_does_not_wait_gives_an_old_claim_up_at_its_first_look(tracker: Tracker) -> None:
-    """Such runs come by once an hour, say, and each looks once."""
-    tracker.account.patience = replace(PATIENCE, listing_delay_s=5.0)
+    """Such runs come by once an hour, say, and each looks once; only after the fence it waits for the listing."""
+    slept: list[float] = []
+    tracker.account.patience, tracker.account.clock = replace(PATIENCE, listing_delay_s=5.0), Clock(sleep=slept.append)
     shard = in_doubt(tracker.again(maker=foreign_maker()), "a", answer=drop)
     for age_s, status in [(62.0, Status.CLAIMED), (4.0, Status.SUBMITTED)]:
         make_older(tracker.account.store, layout.claim(SPACE, shard.shard.id, 1), age_s)
         tracker.again().advance(wait=False)
         assert alone(tracker, shard).status is status
-    assert alone(tracker, shard).attempt == 2
+    assert alone(tracker, shard).attempt == 2 and slept == [5.0]
 
 
 def test_a_claim_of_an_earlier_run_of_this_process_is_looked_into(tracker: Tracker) -> None:

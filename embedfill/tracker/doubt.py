@@ -2,7 +2,8 @@
 
 The provider's listing is paged back past the claim's upload and matched by metadata or by input file. What is not
 found for as long as a listing may be late is fenced (the uploaded file is deleted, so a POST still under way fails
-unbilled), looked for once more, and only then void: the shard goes out under its next attempt.
+unbilled), looked for once more when the listing has had time to show a POST that came right before that, and only then
+void: the shard goes out under its next attempt.
 
 What remains possible: a maker that sleeps past `claim_ttl_s`, wakes after that, posts, and finds a provider that runs a
 batch whose input file is gone. It then finds its claim void and cancels the batch at once: what ran till then is paid
@@ -37,14 +38,16 @@ class Doubts:
         doubtful = {name: pair for name, pair in doubtful.items() if self._in_doubt(*pair, store_now)}
         if not doubtful:
             return
-        found = self._look(doubtful)
+        found, given_up = self._look(doubtful), {}
         for name, (shard, claim) in doubtful.items():
             if name in found:
                 self._adopt(shard, found[name])
             elif not claim.file_id:
                 self._void(shard, claim, "its maker is gone, and the synchronous endpoint lists nothing")
             elif self._long_enough(shard, claim, store_now):
-                self._supersede(shard, claim)
+                given_up[name] = (shard, claim)
+        if given_up:
+            self._supersede(given_up)
 
     def _in_doubt(self, shard: ShardState, claim: Claim, store_now: float) -> bool:
         """Ours, and no thread of ours is about to post it; or its maker is dead; or it is too old."""
@@ -89,13 +92,16 @@ class Doubts:
         first = self.since.setdefault((claim.shard, claim.attempt), self.account.clock.now())
         return self.account.clock.now() - first >= delay_s or self._too_old(shard, store_now - delay_s)
 
-    def _supersede(self, shard: ShardState, claim: Claim) -> None:
-        self._fence(claim)
-        late = self._look({claim.shard: (shard, claim)})
-        if late:
-            self._adopt(shard, late[claim.shard])
-        else:
-            self._void(shard, claim, "no batch of this claim was found")
+    def _supersede(self, given_up: dict[str, tuple[ShardState, Claim]]) -> None:
+        for _, claim in given_up.values():
+            self._fence(claim)
+        self.account.clock.sleep(self.account.patience.listing_delay_s)
+        late = self._look(given_up)
+        for name, (shard, claim) in given_up.items():
+            if name in late:
+                self._adopt(shard, late[name])
+            else:
+                self._void(shard, claim, "no batch of this claim was found")
 
     def _fence(self, claim: Claim) -> None:
         """Deletes the input file. A provider that cannot delete files leaves us without a fence, not without a way."""
