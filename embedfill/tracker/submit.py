@@ -49,6 +49,10 @@ class Account:
     def metadata(self, shard_id: str, attempt: int) -> dict[str, str]:
         return {"embedfill_store": self.store_id, "embedfill_shard": shard_id, "embedfill_try": str(attempt)}
 
+    def upload_name(self, shard_id: str) -> str:
+        """What a batch file is called at the provider: it says whose it is, for prune."""
+        return f"embedfill-{self.store_id}-{shard_id}.jsonl"
+
 
 def submit(account: Account, state: ShardState) -> bool:
     """Takes a planned shard to its batch reference, or to void where the provider refuses it. True: our batch is out.
@@ -110,7 +114,7 @@ def _claim(account: Account, state: ShardState, nonce: str) -> Claim | None:
     try:
         write_batch_file(source, path, shard.id, account.line)
         account.at("before-upload")
-        file = account.client.upload(path, f"embedfill-{shard.id}.jsonl")
+        file = account.client.upload(path, account.upload_name(shard.id))
     finally:
         path.unlink(missing_ok=True)
     account.at("before-claim")
