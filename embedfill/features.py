@@ -16,6 +16,7 @@ Settings = dict[str, dict[str, str | int | float | bool]]
 TEXT = "a probe"
 _SEPARATORS = "lines\u2028that\u2029are\u0085one"  # legal inside a JSON string, and ends of lines to some readers
 _SHORTER = 64  # numbers in a vector, asked for where nothing is known of a model
+_KINDS = {"base64": "base64", "float": "floats"}  # encoding -> its feature
 _LATE = 4  # times as long as a batch was seen to be missing from the listing
 
 
@@ -27,14 +28,14 @@ class Features:
     endpoint: str
     vector_length: int | None = None
     base64: bool | None = None
-    float: bool | None = None
+    floats: bool | None = None
     dimensions: bool | None = None
     inputs_per_request: int = 1
     line_separators: bool | None = None
     usage: bool | None = None
     batch_usage: bool | None = None
     listing: bool | None = None
-    listed_after_s: "float | None" = None
+    listed_after_s: float | None = None
     metadata: bool | None = None
     file_listing: bool | None = None
     file_deletion: bool | None = None
@@ -82,11 +83,11 @@ def judged(
     the length that was asked for: some servers take a parameter and do something else."""
     length = _length(results["plain"])
     found: dict[str, Any] = {"vector_length": length, "usage": prompt_tokens(results["plain"]) > 0}
-    for kind in ("base64", "float"):
+    for kind, name in _KINDS.items():
         if kind in asks:
-            found[kind] = _kind(results.get(kind, {})) == kind and _good(results[kind], 1, length)
+            found[name] = _kind(results.get(kind, {})) == kind and _good(results[kind], 1, length)
     if request.dialect.model_in == "batch":
-        found[request.encoding] = _kind(results["plain"]) == request.encoding
+        found[_KINDS[request.encoding]] = _kind(results["plain"]) == request.encoding
     if "dimensions" in asks and (wanted := next(iter(asks["dimensions"].parameters.values()))) != length:
         found["dimensions"] = _good(results.get("dimensions", {}), 1, wanted)
     counts = [len(ask.texts) for name, ask in asks.items() if name.startswith("inputs-")]
@@ -125,7 +126,7 @@ def settings_of(config: Config, features: Features) -> Settings:
     """The keys that say what was seen, by table."""
     embedding, own = config.embedding, KNOWN.get(config.embedding.model)
     found: Settings = {"embedding": {}, "batch": {"inputs_per_request": features.inputs_per_request}}
-    if features.base64 or features.float:
+    if features.base64 or features.floats:
         found["embedding"]["encoding_format"] = "base64" if features.base64 else "float"
     if features.dimensions is not None and (own is None or not features.dimensions):
         found["embedding"]["send_dimensions"] = features.dimensions
@@ -145,7 +146,7 @@ def warnings_of(config: Config, features: Features) -> Iterator[str]:
     wanted = config.embedding.dimensions
     if wanted and features.vector_length and wanted != features.vector_length and not features.dimensions:
         yield f"embedding.dimensions is {wanted}, and its vectors have {features.vector_length} numbers"
-    if features.base64 is False and features.float is False:
+    if features.base64 is False and features.floats is False:
         yield "it gave no vector in base64 nor as floats when asked to"
     if features.listing is False:
         yield "new batches are not listed: where the answer to a submission is lost, its batch is paid for and not found"

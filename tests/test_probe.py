@@ -19,7 +19,7 @@ from tests.fate_fixtures import DIMENSIONS, Fate
 from tests.provider_fixtures import Provider, Reply, Request, accept_and_drop, drop, refuse, say
 
 EVERYTHING = {
-    "base64": True, "float": True, "dimensions": True, "inputs_per_request": 100, "line_separators": True, "usage": True,
+    "base64": True, "floats": True, "dimensions": True, "inputs_per_request": 100, "line_separators": True, "usage": True,
     "listing": True, "metadata": True, "file_listing": True, "file_deletion": True, "range": True, "if_range": True,
     "strong_etag": True, "sync": True,
 }  # fmt: skip
@@ -92,7 +92,7 @@ def test_a_provider_whose_batches_have_their_parameters_in_one_place(
     probing: Callable[..., tuple[Probe, Speaking]],
 ) -> None:
     found, provider = probing("voyage", send_dimensions=True)
-    assert seen(found) == EVERYTHING | {"float": None, "dimensions": None}
+    assert seen(found) == EVERYTHING | {"floats": None, "dimensions": None}
     assert found.features.vector_length == DIMENSIONS
     assert provider.broken == [] and provider.files == {}
 
@@ -111,7 +111,7 @@ def test_what_is_missing_is_seen_and_said(probing: Callable[..., tuple[Probe, Sp
     )
     found, _ = probing("openai", *missing)
     assert seen(found) == {
-        "base64": False, "float": True, "dimensions": False, "inputs_per_request": 1, "line_separators": False,
+        "base64": False, "floats": True, "dimensions": False, "inputs_per_request": 1, "line_separators": False,
         "usage": False, "listing": True, "metadata": False, "file_listing": False, "file_deletion": False,
         "range": True, "if_range": True, "strong_etag": True, "sync": False,
     }  # fmt: skip
@@ -162,7 +162,7 @@ def _without_ranges(provider: Provider, request: Request) -> Reply:
 
 def test_lines_that_fail_the_whole_file_are_left_out(probing: Callable[..., tuple[Probe, Speaking]]) -> None:
     found, provider = probing("openai", "strict_bodies")
-    assert (found.features.base64, found.features.float, found.features.dimensions) == (False, False, False)
+    assert (found.features.base64, found.features.floats, found.features.dimensions) == (False, False, False)
     assert found.features.inputs_per_request == 100
     assert len(provider.batches) == 2 and provider.files == {}
     assert any("neither" in warning or "nor as floats" in warning for warning in found.warnings)
