@@ -22,11 +22,13 @@ _VERBS = {
     "plan": "Say what `run` would send and cost",
     "run": "Embed what is missing through the Batch API, index it, measure the recall, publish",
     "status": "Tell what is published, what is in flight, what was spent, and what was rejected",
+    "cancel": "Cancel what is in flight and collect what was done",
     "rejections": "List what was left out and why, export it, or forgive refusals",
     "search": "Search the published index",
     "eval": "Measure recall@10, MRR@10 and nDCG@10 of the published index",
     "probe": "Find out with one tiny batch what the configured endpoint can do, and print the settings that follow",
     "batch": "Run prepared requests of any endpoint through the Batch API; compare two results",
+    "prune": "Remove what nothing refers to any more, in the store and at the provider",
     "engine": "Run a Batch API server that embeds with local models",
 }
 _MODULES = {"eval": "evaluate"}
