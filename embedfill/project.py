@@ -20,7 +20,7 @@ from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache, default_root
 from embedfill.store.open import identity, open_store, probe
-from embedfill.tracker.quota import Quota
+from embedfill.tracker.quota import Quota, quota_of
 from embedfill.tracker.shards import Packing
 
 _BYTES_PER_TOKEN = 16  # cap of a chunk: a word-piece tokenizer calls any long run without spaces one token
@@ -68,7 +68,7 @@ class Project:
         return connect(self.config.embedding, engine_data(self.config, self.store, self.cache))
 
     def quota(self) -> Quota:
-        return Quota(self.config.batch.max_enqueued_tokens, self.config.batch.budget_usd)
+        return quota_of(self.profile, self.config.batch)
 
 
 def open_project(config: Config, read_only: bool = False) -> Project:

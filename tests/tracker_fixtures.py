@@ -58,6 +58,7 @@ class Tracker:
 
     def plan(self, texts: Sequence[str], max_attempts: int = 3, **packing: Any) -> list[Shard]:
         scratch = self.account.cache.scratch("shards")
+        packing = {"shard_tokens": self.quota.shard_tokens, **packing}
         return make_plan(self.state, wanted(texts), replace(self.packing, **packing), max_attempts, scratch)
 
     def planned(self, *texts: str) -> ShardState:

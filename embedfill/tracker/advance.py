@@ -1,18 +1,23 @@
-"""Carries planned shards to their outcomes: one loop of submit, look, poll and collect over the derived state."""
+"""Carries planned shards to their outcomes: one loop of look, poll, collect and submit over the derived state."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from embedfill.batchapi.models import Batch
 from embedfill.errors import BillingError, ProviderError, RefusedError, UnreachableError
 from embedfill.records import Outcome
+from embedfill.tracker.alarm import Alarm
+from embedfill.tracker.budget import billing_limit
 from embedfill.tracker.collect import Collector, Settle
+from embedfill.tracker.dispatch import Dispatch
 from embedfill.tracker.doubt import Doubts
-from embedfill.tracker.quota import Quota
+from embedfill.tracker.quota import Quota, over_the_limit
+from embedfill.tracker.recover import Recovery
 from embedfill.tracker.state import ShardState, State, Status, store_time
-from embedfill.tracker.submit import Account, submit
+from embedfill.tracker.submit import Account
+from embedfill.tracker.sums import sums_of
 
-_REFUSALS = 5  # refused POSTs in a row, before the run stops and says so
 _OUTAGES = 10  # rounds in a row that the provider did not answer in, before the run stops and says so
 
 
@@ -36,14 +41,18 @@ class Advance:
         self.state = state
         self.quota = quota
         self.collector = Collector(account, settle)
+        self.dispatch = Dispatch(account, state, quota)
         self.doubts = Doubts(account)
+        self.recovery = Recovery(account)
+        self.alarm = Alarm(account, note)
         self.done = Advanced()
+        self._recovered = False
         self._outages = 0
-        self._refusals = 0
 
     def run(self, wait: bool = True, progress: Callable[[int], None] = lambda _: None) -> Advanced:
-        """Until every shard is settled or nothing more can be done; with `wait` False, one round. `progress` is told
-        how many texts are done, of all that were open at the start, as far as the provider says."""
+        """Until every shard is settled or nothing more can be done; with `wait` False, one round. Returns earlier where
+        nothing is left to submit but enough came back to be planned anew. `progress` is told how many texts are done,
+        of all that were open at the start, as far as the provider says."""
         pause_s = self.account.patience.poll_s
         while True:
             before = (self.done.submitted, len(self.done.outcomes))
@@ -52,56 +61,55 @@ class Advance:
                 self._outages = 0
                 if not wait or self._finished():
                     return self.done
-            except ProviderError as error:
+            except (ProviderError, BillingError) as error:
                 self._endure(error, wait)
             moved = before != (self.done.submitted, len(self.done.outcomes))
             pause_s = self.account.patience.poll_s if moved else min(pause_s * 1.5, self.account.patience.poll_max_s)
-            self.account.clock.sleep(pause_s)
+            self.account.clock.sleep(self._pause_s(pause_s))
 
     def round(self, progress: Callable[[int], None]) -> None:
         """Looks into what is in doubt, polls and settles what has ended, submits what may go out. In this order: a
         provider that refuses what is new must not keep us from what is paid."""
         self.state.refresh()
+        if not self._recovered:
+            self.recovery.adopt_lost(self.state)
+            self._recovered = True
         self._resolve()
         self._collect(progress)
-        self._submit()
+        try:
+            self.dispatch.round()
+        finally:
+            self.done.submitted, self.done.parked = self.dispatch.submitted, self.dispatch.parked
 
-    def _endure(self, error: ProviderError, wait: bool) -> None:
-        """A batch may take a day: an outage of minutes on the way is no reason to give up waiting."""
-        out = any(shard.status in (Status.CLAIMED, Status.SUBMITTED) for shard in self.state.open())
+    def _endure(self, error: ProviderError | BillingError, wait: bool) -> None:
+        """A batch may take a day: an outage of minutes on the way is no reason to give up waiting. A provider that no
+        longer answers for its billing limit may, too."""
         away = isinstance(error, UnreachableError) or (isinstance(error, RefusedError) and error.status >= 500)
+        if isinstance(error, BillingError):
+            self.dispatch.close(error)
+            away = True
         self._outages += 1
         if self._outages == 1:
             self.note(f"{error.message}; trying again")
-        if not (away and wait and out) or self._outages >= _OUTAGES:
+        if not (away and wait and self.state.out()) or self._outages >= _OUTAGES:
             raise error
 
     def _finished(self) -> bool:
-        waiting = [shard for shard in self.state.open() if shard.status is not Status.PLANNED or not self.done.parked]
-        return not waiting
+        planned = any(shard.status is Status.PLANNED for shard in self.state.open())
+        if not self.state.out():
+            return not planned or self.done.parked is not None
+        return not planned and not self.done.parked and self._plans_more()
 
-    def _submit(self) -> None:
-        for shard in self.state.open():
-            if self.done.parked or shard.status is not Status.PLANNED or not self.quota.admits(self.state, shard.shard):
-                continue
-            try:
-                self.quota.check_budget(self.state, shard.shard, self.account.price_of)
-                self.done.submitted += submit(self.account, shard)
-            except BillingError as error:
-                self.done.parked = error
-            except RefusedError as error:
-                self._refused(error)
-                return
-            self._refusals = 0
+    def _plans_more(self) -> bool:
+        """Whether texts of a whole shard came back: planned anew, they go out while the rest is still waited for."""
+        sizes = (shard.shard.tokens for shard in self.state.shards.values())
+        return self.dispatch.returned >= max(1, self.quota.shard_tokens or max(sizes, default=1))
 
-    def _refused(self, error: RefusedError) -> None:
-        """A refused POST made no batch. It is tried again in a later round where that can help: the provider was
-        busy, or could not read the new file yet."""
-        self._refusals += 1
-        passing = error.retryable or "file" in error.message.lower()
-        if not passing or self._refusals >= _REFUSALS:
-            raise error
-        self.quota.pause(error.retry_after_s or 0.0)
+    def _pause_s(self, pause_s: float) -> float:
+        """While something waits for the quota its room is looked for often, and just when it is known to grow."""
+        if self.done.parked or not any(shard.status is Status.PLANNED for shard in self.state.open()):
+            return pause_s
+        return min(self.account.patience.poll_s, max(self.quota.wait_s(), self.account.patience.poll_s / 10))
 
     def _resolve(self) -> None:
         claimed = [shard for shard in self.state.open() if shard.status is Status.CLAIMED]
@@ -110,18 +118,38 @@ class Advance:
 
     def _collect(self, progress: Callable[[int], None]) -> None:
         submitted = [shard for shard in self.state.open() if shard.status is Status.SUBMITTED]
-        if not submitted:
-            return
+        ended = self._settled(submitted, progress) if submitted else []
+        self.quota.see(self.state.out())
+        for shard, outcome in ended:
+            self._learn(shard, outcome)
+
+    def _settled(
+        self, submitted: list[ShardState], progress: Callable[[int], None]
+    ) -> list[tuple[ShardState, Outcome]]:
+        """All of them that have ended, each with its outcome."""
         batches = self.collector.poll(submitted)
         progress(
             sum(outcome.texts for outcome in self.done.outcomes)
             + sum(_texts_done(shard, batches) for shard in submitted)
         )
+        self.alarm.look(submitted, batches)
+        ended = []
         for shard in submitted:
             outcome = self.collector.collect(self.state, shard, batches[str(shard.batch_id)])
             if outcome is not None:
                 self.done.outcomes.append(outcome)
-                self.quota.learn(outcome)
+                ended.append((shard, outcome))
+        return ended
+
+    def _learn(self, shard: ShardState, outcome: Outcome) -> None:
+        missing = max(0, outcome.texts - outcome.vectors - outcome.refused)
+        self.dispatch.returned += math.floor(shard.shard.tokens * missing / max(1, outcome.texts))
+        if error := billing_limit(outcome):
+            self.dispatch.close(error)
+        elif over_the_limit(outcome):
+            self.quota.refused(shard.shard, sums_of(self.state, self.account.price_of))
+        else:
+            self.quota.learn(outcome)
 
 
 def _texts_done(shard: ShardState, batches: Mapping[str, Batch | None]) -> int:

@@ -8,13 +8,14 @@ import math
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embedfill import ids
 from embedfill.batchapi.models import EMBEDDINGS, Batch
 from embedfill.clock import Clock
-from embedfill.errors import BillingError, RefusedError, UnreachableError
+from embedfill.errors import BillingError, ProviderError, RefusedError, StoreError, UnreachableError
 from embedfill.providers.client import BatchClient
 from embedfill.providers.profiles import Patience
 from embedfill.records import Claim, Maker, Shard
@@ -54,8 +55,9 @@ class Account:
         return f"embedfill-{self.store_id}-{shard_id}.jsonl"
 
 
-def submit(account: Account, state: ShardState) -> bool:
+def submit(account: Account, state: ShardState, withdraw: Callable[[], str] = lambda: "") -> bool:
     """Takes a planned shard to its batch reference, or to void where the provider refuses it. True: our batch is out.
+    `withdraw` is asked once the claim stands, and all others can see it; where it gives a reason nothing is posted.
 
     Raises BillingError and RefusedError as the provider gave them, after the claim is void; where no answer came to
     the POST the claim stays open, in doubt, and nothing is raised: the next step looks.
@@ -64,9 +66,23 @@ def submit(account: Account, state: ShardState) -> bool:
     in_hand.add(nonce)
     try:
         claim = _claim(account, state, nonce)
-        return claim is not None and _post(account, state, claim)
+        if claim is None:
+            return False
+        if reason := withdraw():
+            _void(account, state, claim, reason)
+            return False
+        return _post(account, state, claim)
     finally:
         in_hand.discard(nonce)
+
+
+def _void(account: Account, state: ShardState, claim: Claim, reason: str) -> None:
+    """Ends a claim that has no batch and never will have one. Its file is of no more use."""
+    key = layout.batch(account.space, claim.shard, claim.attempt)
+    if account.store.create(key, reference(None, reason)) and state.attempt == claim.attempt:
+        state.void = True
+    with suppress(ProviderError, BillingError):  # what is left behind costs nothing, and prune finds it
+        account.client.delete_file(claim.file_id)
 
 
 def _post(account: Account, state: ShardState, claim: Claim) -> bool:
@@ -82,7 +98,7 @@ def _post(account: Account, state: ShardState, claim: Claim) -> bool:
     except (RefusedError, BillingError) as error:
         if isinstance(error, RefusedError) and _unclear(error):
             return False
-        account.store.create(key, reference(None, f"refused: {error.code}: {error.message}"))
+        _void(account, state, claim, f"refused: {error.code}: {error.message}")
         raise
     account.at("before-reference")
     return adopt(account, state, batch)
@@ -121,9 +137,21 @@ def _claim(account: Account, state: ShardState, nonce: str) -> Claim | None:
     claim = Claim(
         shard.id, attempt, file.id, file.created_at, shard.tokens, account.price_of(shard), account.maker, nonce
     )
-    if not account.store.create(layout.claim(account.space, shard.id, attempt), ids.canonical(asdict(claim))):
+    if not _create(account.store, layout.claim(account.space, shard.id, attempt), ids.canonical(asdict(claim))):
         account.client.delete_file(file.id)
         return None
     state.attempt, state.claimed_at, state.batch_id, state.void = attempt, math.inf, None, False
     account.at("after-claim")
     return claim
+
+
+def _create(store: Store, key: str, data: bytes) -> bool:
+    """Creates, and looks where no answer came: the claim may stand. Where nothing can be seen the error goes on, and
+    what may stand after all is in doubt for whoever comes next."""
+    try:
+        return store.create(key, data)
+    except StoreError as error:
+        try:
+            return store.read(key) == data
+        except StoreError:
+            raise error from None
