@@ -306,5 +306,5 @@ def test_what_is_configured_stands_over_what_the_profile_knows(
 
 
 def test_a_tier_that_nobody_knows_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"batch\.tier = 2: local .* max_enqueued_tokens"):
+    with pytest.raises(ConfigError, match=r"batch\.tier = 2: local .*max_enqueued_tokens"):
         quota_of(PROFILES["local"], BatchConfig(tier=2))
