@@ -31,11 +31,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 def command(
     config: Path, dry_run: bool, yes: bool, grace: str, keep: int, settled_files: bool, no_uploads: bool, as_json: bool
 ) -> int:
-    """Remove what nothing refers to any more: old indexes, tables of old corpora, leftovers of killed runs, and our
-    forgotten uploads at the provider.
+    """Remove what nothing refers to any more, in the store and at the provider.
 
-    What is found in the store is only listed at first; a later prune removes it, after the grace, if nothing refers to it
-    still. Vectors that were paid for are never removed. Runs may go on meanwhile.
+    That is old indexes, tables of old corpora, what killed runs left, and forgotten uploads. What is found in the store is
+    only listed at first; a later prune removes it, after the grace, if still nothing refers to it. Vectors that were paid
+    for are never removed. Runs may go on meanwhile.
 
     \b
     Examples:
