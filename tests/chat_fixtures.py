@@ -1,9 +1,12 @@
 """Support tickets, a chat model of the tests' provider that labels them by a rule, and jobs that ask it."""
 
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.cli_fixtures import Ran, run_process
+from tests.dialect_fixtures import served
 from tests.provider_fixtures import Provider
 
 CHAT = "/v1/chat/completions"
 LABELS = ("billing", "login", "shipping", "refund", "other")
 PROMPT = """
 id = "ticket"
+endpoint = "/v1/chat/completions"
 
 [body]
 model = "tiny-chat"
@@ -100,7 +105,12 @@ class Job:
             columns = {"ticket": pa.array([f"t{number}" for number in mine]), "subject": pa.array(map(subject, mine))}
             pq.write_table(pa.table(columns), self.folder / f"tickets-{part:03d}.parquet", row_group_size=1000)
         (self.folder / "prompt.toml").write_text(PROMPT)
-        self.arguments = ["--from", str(self.folder / "tickets-*.parquet"), "--template", str(self.folder / "prompt.toml")]
+        self.arguments = [
+            "--from",
+            str(self.folder / "tickets-*.parquet"),
+            "--template",
+            str(self.folder / "prompt.toml"),
+        ]
         return self
 
     def command(self, *more: str) -> list[str]:
@@ -132,7 +142,44 @@ def content(body: str) -> str:
     return found
 
 
+@contextmanager
+def chat_provider() -> Iterator[Provider]:
+    """The tests' provider with its chat model, outside of a test."""
+    provider = Provider()
+    provider.models[CHAT] = labelled
+    with served(provider):  # type: ignore[arg-type] - any provider will do
+        yield provider
+
+
 @pytest.fixture
 def job(provider: Provider, tmp_path: Path) -> Job:
     provider.models[CHAT] = labelled
     return Job(tmp_path, provider)
+
+
+@dataclass
+class Killed:
+    """What it took: processes killed and finished, with the peak memory and the time of the last."""
+
+    codes: list[int] = field(default_factory=list)
+    peak_bytes: int = 0
+    seconds: float = 0.0
+
+
+def run_killed(job: Job, kill_at: Sequence[int]) -> Killed:
+    """Runs a job, killing it with SIGKILL as soon as so many batches were made, then to its end. Raises AssertionError
+    where a process ended before it could be killed."""
+    killed, start = Killed(), time.monotonic()
+    for batches in (*kill_at, None):
+        process = job.start()
+        while process.poll() is None and batches is not None and job.provider.books.batches < batches:
+            time.sleep(0.005)
+        if batches is not None:
+            assert process.poll() is None, process.communicate()
+            process.kill()
+        _, errors = process.communicate(timeout=600)
+        killed.codes.append(process.returncode)
+        assert process.returncode == (0 if batches is None else -9), errors
+    killed.seconds = time.monotonic() - start
+    killed.peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return killed

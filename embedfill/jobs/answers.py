@@ -1,10 +1,9 @@
 """Result packs of a job: one row for each answered request, in Parquet. Decides nothing about them."""
 
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,8 +28,7 @@ _ROWS = 1024
 _BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came back for a request: `body` is the answer's JSON; a refused one has the provider's code and words."""
 
     row_id: bytes
@@ -54,7 +52,7 @@ class AnswerWriter:
 
     def __init__(self, path: Path) -> None:
         self._writer = pq.ParquetWriter(path, ANSWERS, compression="zstd", use_dictionary=["model", "batch_id"])
-        self._held: list[tuple[Any, ...]] = []
+        self._held: list[Answer] = []
         self._size = 0
 
     def __enter__(self) -> Self:
@@ -68,7 +66,7 @@ class AnswerWriter:
         self._writer.close()
 
     def add(self, answer: Answer) -> None:
-        self._held.append(astuple(answer))
+        self._held.append(answer)
         self._size += len(answer.body or "")
         if len(self._held) >= _ROWS or self._size >= _BYTES:
             self._flush()

@@ -14,6 +14,7 @@ from embedfill.models.known import KNOWN
 
 Body = Mapping[str, Any]
 UNKNOWN = -1  # tokens that a request may generate, where it does not say
+_SAID = ("content", "text", "arguments", "output", "name")  # where the texts of a message or an item stand
 _MESSAGE_TOKENS = 4  # around each message, by the providers' own cookbooks
 _REPLY_TOKENS = 3
 _COMPLETION_TOKENS = 16  # what /v1/completions generates unless asked for another number
@@ -66,8 +67,9 @@ def _strings(value: object) -> Iterator[str]:
         for item in value:
             yield from _strings(item)
     elif isinstance(value, dict):
-        for key in ("content", "text", "arguments", "output", "name"):
-            yield from _strings(value.get(key))
+        for key in _SAID:
+            if (said := value.get(key)) is not None:
+                yield from (said,) if isinstance(said, str) else _strings(said)
         if calls := value.get("tool_calls"):
             yield orjson.dumps(calls).decode()
 
@@ -80,8 +82,11 @@ def _settings(body: Body, *names: str) -> Iterator[str]:
 
 
 def _number(body: Body, *names: str) -> int:
-    found = (body.get(name) for name in names)
-    return next((value for value in found if isinstance(value, int) and value >= 0), UNKNOWN)
+    for name in names:
+        value = body.get(name)
+        if isinstance(value, int) and value >= 0:
+            return value
+    return UNKNOWN
 
 
 def _times(tokens: int, count: int) -> int:

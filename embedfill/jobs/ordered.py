@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Positions = NDArray[np.int64]
-_PARTITION_BYTES = 64 << 20
-_MOST = 256  # partitions: each is an open file
+_PARTITION_BYTES = 8 << 20
+_MOST = 500  # partitions: each is an open file
 
 
 class Ordered:

@@ -55,6 +55,8 @@ def load_prompt(path: Path, endpoint: str | None) -> Prompt:
     for key in raw.keys() - {"id", "endpoint", "body"}:
         raise ConfigError(key, raw[key], "no such key; known here: id, endpoint, body", source)
     own = raw.get("endpoint", endpoint)
+    if own is None:
+        raise ConfigError("endpoint", None, "is required, here or as --endpoint", source)
     if own not in ENDPOINTS or (endpoint and own != endpoint):
         raise ConfigError("endpoint", own, f"one of {', '.join(ENDPOINTS)}, and the same as --endpoint", source)
     column, body = raw.get("id"), raw.get("body")

@@ -43,6 +43,7 @@ from embedfill.tracker.state import ShardState, State, Status
 
 Point = Callable[[str], None]
 Mask = NDArray[np.bool_]
+_SHOW_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +120,12 @@ def _sources(job: OpenJob, inputs: list[Path], stage: Stage) -> Iterator[tuple[P
 
 
 def _counted(items: Iterator[Any], stage: Stage) -> Iterator[Any]:
-    for item in items:
-        stage.advance(1)
+    number = 0
+    for number, item in enumerate(items, 1):
+        if number % _SHOW_ROWS == 0:
+            stage.advance(_SHOW_ROWS)
         yield item
+    stage.advance(number % _SHOW_ROWS)
 
 
 @dataclass(slots=True)
@@ -228,8 +232,9 @@ class _Run:
 
     def _write(self) -> None:
         attempts = self.job.config.batch.max_attempts
-        with self.options.progress.stage("results", len(self.spool), "rows"):
+        with self.options.progress.stage("results", len(self.spool), "rows") as stage:
             self.summary.totals = write_results(self.spool, self.state, self.out, attempts, self.job.prompt)
+            stage.advance(self.summary.totals.rows)
 
 
 @dataclass(slots=True)
