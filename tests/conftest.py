@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = [f"tests.{path.stem}" for path in sorted(Path(__file__).parent.glob("*_fixtures.py"))]
+pytest.register_assert_rewrite(*pytest_plugins)  # all at once: they import each other, in any order
 
 settings.register_profile(
     "embedfill",
