@@ -164,6 +164,21 @@ def test_how_long_it_took_is_the_providers_word(
     assert settler(state, batch(**{"created_at": 1_000_000, **stamps}), []).seconds == seconds
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [None, {}, {"total": 3, "completed": 0, "failed": 0}, {"total": 1, "completed": 9, "failed": 9}, {"total": None}],
+)
+def test_counts_that_do_not_add_up_and_another_models_name_change_nothing(
+    settler: Settler, state: ShardState, tmp_path: Path, counts: dict[str, Any] | None
+) -> None:
+    """The lines tell what there is. Servers name the model in their own words, with a date or a path."""
+    lines = [success(state.shard, request) for request in range(3)]
+    for line, name in zip(lines, ("another-model", None, 7), strict=True):
+        line["response"]["body"]["model"] = name
+    outcome = settler(state, batch(request_counts=counts, model="another-model"), file(tmp_path, lines))
+    assert (outcome.vectors, outcome.refused, outcome.anomalies) == (10, 0, {})
+
+
 def test_refusals_and_odd_lines_are_one_object_beside_the_outcome(
     settler: Settler, state: ShardState, store: MemoryStore, tmp_path: Path
 ) -> None:

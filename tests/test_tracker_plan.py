@@ -212,6 +212,16 @@ def test_one_bad_text_is_found_and_its_neighbours_are_saved(tracker: Tracker, ma
     assert max(count for text, count in sent.items() if text not in bad) == 2
 
 
+def test_odd_texts_come_back_as_themselves(tracker: Tracker) -> None:
+    texts = [
+        " ", "\u2028", "a\u2029b", "\u0085", "a\0b", "\x1f\x7f", "<|endoftext|>", "[SEP]", "\ufffd", "\ufeffa", "e\u0301",
+        "\u00e9", "\U0001f600" * 3, '"\\', "\r\n", "x" * 100_000,
+    ]  # fmt: skip
+    tracker.embed([*texts, *texts[::-1]])
+    assert sorted(tracker.provider.texts_sent()) == sorted(texts)
+    assert tracker.vectors() == {ids.text_id(text): [vector(text).tolist()] for text in texts}
+
+
 def test_suspected_texts_go_out_alone(tracker: Tracker) -> None:
     texts = texts_of(5)
     tracker.provider.refuses = {texts[2]}
