@@ -1,6 +1,7 @@
 """The kill matrix: every case kills, lets the work go on, and asserts what it came to. Tests play them, and
 scripts/crash_table prints their figures, a row for each kind."""
 
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -28,7 +29,7 @@ PARTS = {
 }  # fmt: skip
 RUN_PARTS = {"catalog": 400, "store": 1500, "tracker": 800, "loader": 500, "index": 250, "run": 90}
 SLEEPY = {"claim_ttl_s": 0.15}
-LATE = {"listing_delay_s": 0.3}
+LISTED_AFTER_S = 40.0  # less than a tracker looks for a batch
 
 
 @dataclass(frozen=True)
@@ -108,27 +109,27 @@ def at_all_points(world: World) -> Figures:
 
 @cases("world", "the answer to a create of {0} is lost", product(("plans", "claims", "batches", "outcomes"), (1, 2)))
 def lost_answers(world: World, kind: str, nth: int) -> Figures:
-    """The object is there. The tracker stops or dies without knowing."""
+    """The object is there. The tracker looks again or stops, and then dies there."""
     nth = 1 if kind == "plans" else nth
-    assert world.end(world.start(Fault(f"created {kind}", nth, LOST_ANSWER))) == 1
+    assert world.end(world.start(Fault(f"created {kind}", nth, LOST_ANSWER))) in (0, 1)
     world.die(f"created {kind}", nth)
     return world.check()
 
 
 @cases("world", "the provider lists late", ("before-post", "before-reference"))
 def late_listing(world: World, point: str) -> Figures:
-    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=0.1)
+    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=LISTED_AFTER_S)
     for nth in (1, 2):
-        world.die(point, nth, **LATE)
-    return world.check(**LATE)
+        world.die(point, nth)
+    return world.check()
 
 
 @cases("world", "the provider lists late, and its answer is lost")
 def late_listing_and_lost_answers(world: World) -> Figures:
-    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=0.1)
+    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=LISTED_AFTER_S)
     world.provider.script("POST", "/batches", accept_and_drop, accept_and_drop)
-    world.die("before-reference", **LATE)
-    return world.check(**LATE)
+    world.die("before-reference")
+    return world.check()
 
 
 @cases("world", "the corpus shrinks between kills", range(4))
@@ -171,6 +172,47 @@ def deleted_cache(world: World, seed: int) -> Figures:
     for _ in range(3):
         world.die_anywhere(chance)
         world.forget_cache()
+    return world.check()
+
+
+@cases("world", "killed at {0} of a claim in doubt", ("before-fence", "after-fence"))
+def fenced(world: World, point: str) -> Figures:
+    world.die("before-post")
+    assert world.die(point)
+    return world.check()
+
+
+@cases("world", "a POST arrives when its maker is long dead", ("GET /batches", "DELETE /files/.*"))
+def late_post(world: World, when: str) -> Figures:
+    """It is on its way while the maker is killed, arrives at the last look or right before the fence, and the provider
+    lists its batch late."""
+    held: list[Request] = []
+
+    def hold(provider: Provider, request: Request) -> None:
+        held.append(request)
+        world.processes[0].kill()
+
+    def arrive(provider: Provider, request: Request) -> Reply:
+        provider.handle(held[0])
+        return provider.handle(request)
+
+    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=LISTED_AFTER_S)
+    world.provider.script("POST", "/batches", hold)
+    world.end(world.start())
+    world.provider.script(*when.split(), arrive)
+    return world.check()
+
+
+@cases("world", "all claims and batch references are lost", (False, True))
+def lost_claims(world: World, kill: bool) -> Figures:
+    """While batches are out. They are found by their metadata."""
+    world.provider.hold = True
+    world.end(world.start(wait=False))
+    shutil.rmtree(world.job.store / "claims")
+    shutil.rmtree(world.job.store / "batches")
+    world.provider.hold = False
+    world.provider.finish()
+    assert not kill or world.die("after-recovered-claim", 2)
     return world.check()
 
 

@@ -22,7 +22,7 @@ from embedfill.batchapi.lines import EmbeddingsRequest
 from embedfill.batchapi.prices import cost_usd
 from embedfill.clock import Clock
 from embedfill.config import load
-from embedfill.errors import StoreError
+from embedfill.errors import StoreError, WorldError
 from embedfill.loader.settle import Settler
 from embedfill.providers.client import BatchClient
 from embedfill.providers.profiles import Patience
@@ -45,7 +45,7 @@ SPACE = "space"
 PRICE = 1000.0  # USD per million tokens: a text of one token costs 0.001
 PARKED = 5
 LOST_ANSWER = 0  # instead of a signal
-_FAST = 1000.0  # seconds of the provider's pauses that pass in one of ours
+SPEED = 1000.0  # seconds of the trackers' and the provider's clock in one of ours
 _ROUNDS = 40
 # Imported once by the server instead of in every process: this module, and what is imported only at first use.
 _PRELOADED = ["pytest", __name__, "httpcore", "anyio", "numpy.ma", "pyarrow.dataset", "dateutil.relativedelta"]
@@ -65,7 +65,8 @@ class Fault:
 @dataclass(frozen=True)
 class Job:
     """What one process does: plans `texts` in the store and carries them to their outcomes. `host` names another
-    machine, whose processes nobody here can see."""
+    machine, whose processes nobody here can see. Times are seconds of a clock that runs `speed` times as fast as ours,
+    but for `claim_ttl_s`: the store has our clock."""
 
     store: Path
     cache: Path
@@ -78,13 +79,24 @@ class Job:
     max_attempts: int = 3
     budget_usd: float | None = None
     max_enqueued_tokens: int | None = None
-    listing_delay_s: float = 0.06
+    poll_s: float = 2.0
+    poll_max_s: float = 10.0
+    listing_delay_s: float = 60.0
     claim_ttl_s: float = 60.0
     wait: bool = True
+    speed: float = SPEED
 
     @property
     def patience(self) -> Patience:
-        return Patience(0.002, 0.01, self.listing_delay_s, self.claim_ttl_s)
+        return Patience(self.poll_s, self.poll_max_s, self.listing_delay_s, self.claim_ttl_s)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.now, lambda seconds: time.sleep(seconds / self.speed))
+
+    def now(self) -> float:
+        """The same in every process of this machine."""
+        return time.monotonic() * self.speed
 
 
 @dataclass
@@ -150,8 +162,7 @@ class Worker:
         self.store.create(layout.STORE, b"{}")
         self.cache = Cache(self.job.cache, self.store)
         self.state = State(self.store, self.cache, SPACE)
-        clock = Clock(lambda: time.monotonic() * _FAST, lambda seconds: time.sleep(seconds / _FAST))
-        self.quota = Quota(self.job.max_enqueued_tokens, self.job.budget_usd, clock=clock)
+        self.quota = Quota(self.job.max_enqueued_tokens, self.job.budget_usd, clock=self.job.clock)
 
     def run(self) -> None:
         """Plans and advances until nothing is missing, or the budget is reached."""
@@ -179,7 +190,7 @@ class Worker:
         return Account(
             store=self.store, cache=self.cache, client=self.client, space=SPACE, store_id="store-1",
             line=EmbeddingsRequest("tiny", "base64", DIMENSIONS).line, price_of=price_of, patience=self.job.patience,
-            maker=maker, at=self.trap.at,
+            maker=maker, clock=self.job.clock, at=self.trap.at,
         )  # fmt: skip
 
     def settler(self) -> Settler:
@@ -190,21 +201,21 @@ def price_of(shard: Shard) -> float | None:
     return cost_usd(shard.tokens, PRICE)
 
 
-def open_client(url: str) -> BatchClient:
-    """Without the certificates, which take longer to load than all else, and without waiting between tries."""
-    clock = Clock(sleep=lambda seconds: time.sleep(min(seconds / _FAST, 0.01)))
-    return BatchClient(url, transport=httpx.HTTPTransport(verify=False), clock=clock)
+def open_client(job: Job) -> BatchClient:
+    """Without the certificates, which take longer to load than all else."""
+    return BatchClient(job.url, transport=httpx.HTTPTransport(verify=False), clock=job.clock)
 
 
 def work(job: Job) -> None:
-    """A tracker's whole life. Exit code 5: the budget is reached, or the provider's limit."""
+    """A tracker's whole life. Exit code 5: the budget is reached, or the provider's limit. 1: an error of the world's."""
     trap = Trap(job.fault)
-    with open_client(job.url) as client:
+    with open_client(job) as client:
         worker = Worker(job, client, trap)
         trap.watch()
         try:
             worker.run()
-        except StoreError:
+        except WorldError as error:
+            print(repr(error), file=sys.stderr)
             sys.exit(1)
         finally:
             sys.setprofile(None)
