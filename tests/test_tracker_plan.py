@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -181,7 +182,7 @@ def test_a_bad_text_ends_alone_and_rejected_whatever_the_tries(inputs: int, max_
     while not (found := refused([refusal("a", size) for size in tries], max_attempts)).rejected:
         tries.append(found.suspect[ids.text_id("a")])
     assert tries[-1] == 1 and len(tries) <= max(max_attempts, 5)
-    assert all(after <= -(-before // 10) for before, after in zip(tries, tries[1:]))
+    assert all(after <= -(-before // 10) for before, after in pairwise(tries))
 
 
 def test_what_is_forgiven_does_not_count_but_goes_out_alone() -> None:
