@@ -14,6 +14,7 @@ from typing import Any
 from tests.crash_worker import LOST_ANSWER, PARKED, Fault
 from tests.crash_world import CALLS, TEXTS, Figures, RunWorld, World, wait_until
 from tests.fate_fixtures import Fate
+from tests.mischief_fixtures import Mischief
 from tests.provider_fixtures import Provider, Reply, Request, accept_and_drop, cut
 
 # Every named point of the write order, in the order in which a tracker passes them.
@@ -296,12 +297,17 @@ def run_anywhere(world: RunWorld, seed: int) -> Figures:
 
 
 def at_random(world: World, seed: int) -> Figures:
-    """One to three kills of one tracker, now and then of another machine's, with or without its cache."""
+    """One to three kills of one tracker, now and then with another cache. Every other seed also has the provider
+    misbehave: a day there passes in a third of a second here."""
     chance = Random(seed)
+    if seed % 2:
+        world.hurry()
+        Mischief(seed, rate=chance.choice([0.05, 0.15, 0.4])).attach(world.provider)
     for _ in range(chance.randint(1, 3)):
         world.die_anywhere(chance, cache=world.other_cache() if chance.random() < 0.3 else world.job.cache)
     return world.check()
 
 
 def random_cases(seeds: int) -> list[Case]:
-    return [Case("random", "killed anywhere", str(seed), World, partial(at_random, seed=seed)) for seed in range(seeds)]
+    rows = ("killed anywhere", "killed anywhere, at a provider that misbehaves")
+    return [Case("random", rows[seed % 2], str(seed), World, partial(at_random, seed=seed)) for seed in range(seeds)]

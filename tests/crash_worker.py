@@ -45,7 +45,6 @@ SPACE = "space"
 PRICE = 1000.0  # USD per million tokens: a text of one token costs 0.001
 PARKED = 5
 LOST_ANSWER = 0  # instead of a signal
-SPEED = 1000.0  # seconds of the trackers' and the provider's clock in one of ours
 _ROUNDS = 40
 # Imported once by the server instead of in every process: this module, and what is imported only at first use.
 _PRELOADED = ["pytest", __name__, "httpcore", "anyio", "numpy.ma", "pyarrow.dataset", "dateutil.relativedelta"]
@@ -84,7 +83,7 @@ class Job:
     listing_delay_s: float = 60.0
     claim_ttl_s: float = 60.0
     wait: bool = True
-    speed: float = SPEED
+    speed: float = 1000.0
 
     @property
     def patience(self) -> Patience:

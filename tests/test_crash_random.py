@@ -8,6 +8,6 @@ from tests.crash_cases import Case, random_cases
 from tests.crash_world import Figures
 
 
-@pytest.mark.parametrize("case", random_cases(200), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", random_cases(40), ids=lambda case: case.name)
 def test_the_kill_matrix(play: Callable[[Case], Figures], case: Case) -> None:
     play(case)
