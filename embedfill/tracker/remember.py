@@ -2,7 +2,7 @@
 stands is told by the store's listings, and where the cache is damaged everything is read from the store again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields
@@ -17,8 +17,8 @@ from embedfill.store.cache import Cache, parse_json
 
 Value = TypeVar("Value")
 _FIELDS = [field.name for field in fields(Outcome)]
-_TUPLES = [_FIELDS.index(name) for name in ("packs", "errors")]
-_row = attrgetter(*_FIELDS)
+_PLAIN = [name for name in _FIELDS if name not in ("packs", "errors", "anomalies")]
+_plain = attrgetter(*_PLAIN)
 _SAVE_AFTER = 64  # objects read: fewer are read again sooner than all are written
 _READERS = 16  # of a bucket, at once
 
@@ -30,7 +30,7 @@ class Memory:
         self.store = store
         self.cache = cache
         self._name = f"settled/{space}"
-        self._outcomes: dict[str, Any] | None = None  # rows of an earlier process; None: not looked for yet
+        self._outcomes: dict[str, Outcome] | None = None  # of an earlier process; None: not looked for yet
         self._references: dict[str, str | None] = {}
         self._unsaved = 0
 
@@ -38,7 +38,7 @@ class Memory:
         """The outcomes of these keys, in their order. Raises StoreError naming an object that is damaged."""
         known, wanted = self._load(), list(keys)
         new = self._read([key for key in wanted if key not in known], _outcome)
-        return {key: new[key] if key in new else Outcome(*known.pop(key)) for key in wanted}
+        return {key: new[key] if key in new else known.pop(key) for key in wanted}
 
     def references(self, keys: Iterable[str]) -> dict[str, str | None]:
         """The batches that these references name, None for void. Those of other keys are forgotten."""
@@ -52,25 +52,22 @@ class Memory:
         """Keeps the readings for the next process where enough of them are new. `outcomes` are all that stand."""
         if self._unsaved < _SAVE_AFTER:
             return
-        rows = {key: _row(outcome) for key, outcome in outcomes.items()}
-        kept = {"fields": _FIELDS, "outcomes": rows, "references": self._references}
+        kept = {"fields": _FIELDS, "outcomes": _columns(outcomes), "references": self._references}
         with suppress(StoreError):  # who only looks need not be able to write here
             self.cache.remember(self._name, {"kept": kept, "digest": _digest(kept)})
         self._unsaved = 0
 
-    def _load(self) -> dict[str, Any]:
-        """Rows that an earlier process kept. A copy of the spending record must not be off by a digit: it is checked."""
+    def _load(self) -> dict[str, Outcome]:
+        """What an earlier process kept. A copy of the spending record must not be off by a digit: it is checked."""
         if self._outcomes is None:
+            self._outcomes = {}
             fact = self.cache.recall(self._name)
             whole = (
                 isinstance(fact, dict) and fact.keys() == {"kept", "digest"} and _digest(fact["kept"]) == fact["digest"]
             )
-            self._outcomes = {}
             if whole and fact["kept"]["fields"] == _FIELDS:
-                self._outcomes, self._references = fact["kept"]["outcomes"], fact["kept"]["references"]
-                for row in self._outcomes.values():
-                    for at in _TUPLES:
-                        row[at] = tuple(row[at])
+                self._outcomes = _outcomes(fact["kept"]["outcomes"])
+                self._references = fact["kept"]["references"]
         return self._outcomes
 
     def _read(self, keys: list[str], parse: Callable[[str, bytes], Value]) -> dict[str, Value]:
@@ -83,6 +80,27 @@ class Memory:
 
 def _digest(kept: object) -> str:
     return ids.digest_hex("kept", ids.canonical(kept))
+
+
+def _columns(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """A list for each field, and few objects in them: what is made of many small ones takes three times as long to read."""
+    values = outcomes.values()
+    return {
+        "keys": list(outcomes),
+        "plain": list(zip(*map(_plain, values), strict=True)),
+        "packs": [" ".join(outcome.packs) for outcome in values],
+        "errors": [outcome.errors or None for outcome in values],
+        "anomalies": [outcome.anomalies or None for outcome in values],
+    }
+
+
+def _outcomes(columns: dict[str, Any]) -> dict[str, Outcome]:
+    by_name = dict(zip(_PLAIN, columns["plain"], strict=False))
+    by_name["packs"] = map(tuple, map(str.split, columns["packs"]))
+    by_name["errors"] = (tuple(errors or ()) for errors in columns["errors"])
+    by_name["anomalies"] = (anomalies or {} for anomalies in columns["anomalies"])
+    made = map(Outcome, *(by_name[name] for name in _FIELDS)) if columns["keys"] else iter(())
+    return dict(zip(columns["keys"], made, strict=True))
 
 
 def _outcome(key: str, data: bytes) -> Outcome:

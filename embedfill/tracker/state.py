@@ -74,7 +74,7 @@ class State:
         self._memory = Memory(store, cache, space)
         self._last_plan = ""
         self._open: dict[str, ShardState] = {}  # not settled, in the order they were planned
-        self._settled: set[str] = set()
+        self._settled: dict[str, int] = {}  # shard to the attempt that settled it
         self._claims: dict[str, Claim] = {}
         self._spent_usd = 0.0
 
@@ -84,8 +84,7 @@ class State:
         listed = [entry.key for entry in self.store.list(layout.outcome(self.space))]
         for key, outcome in self._memory.outcomes(key for key in listed if key not in self.outcomes).items():
             self.add_outcome(key, outcome)
-        for entry in self.store.list(layout.claim(self.space)):
-            self._see_claim(entry)
+        self._see_claims(self.store.list(layout.claim(self.space)))
         self._see_references(entry.key for entry in self.store.list(layout.batch(self.space)))
         self._memory.save(self.outcomes)
         return self
@@ -103,10 +102,11 @@ class State:
         if key not in self.outcomes:
             self._spent_usd += outcome.cost_usd or 0.0
         self.outcomes[key] = outcome
-        self._settled.add(outcome.shard)
+        self._settled[outcome.shard] = outcome.attempt
         self._open.pop(outcome.shard, None)
-        if outcome.shard in self.shards:
-            self.shards[outcome.shard].settled = True
+        shard = self.shards.get(outcome.shard)
+        if shard is not None:
+            shard.settled, shard.attempt = True, max(shard.attempt, outcome.attempt)
 
     def claim(self, shard: ShardState) -> Claim:
         """The shard's newest claim. Raises MissingError where it has none."""
@@ -149,12 +149,19 @@ class State:
         plan = parse_json(key, self.store.read(key))
         self._last_plan, self.plans = key, layout.number_of(key)
         for value in plan["shards"]:
-            shard = ShardState(Shard(**value), settled=value["id"] in self._settled)
-            self.shards[shard.shard.id] = shard
+            name, attempt = value["id"], self._settled.get(value["id"], 0)
+            shard = self.shards[name] = ShardState(Shard(**value), attempt, settled=name in self._settled)
             if not shard.settled:
-                self._open[shard.shard.id] = shard
+                self._open[name] = shard
         for shard_id, attempt in plan.get("retired", []):
             self.shards[shard_id].retired_at = attempt
+
+    def _see_claims(self, listed: Iterator[Entry]) -> None:
+        """Those that an outcome answers say nothing new, and are nearly all."""
+        above, answered = layout.claim(self.space), layout.outcome(self.space)
+        for entry in listed:
+            if answered + entry.key[len(above) :] not in self.outcomes:
+                self._see_claim(entry)
 
     def _see_claim(self, entry: Entry) -> None:
         shard_id, attempt = layout.attempt_of(entry.key)
