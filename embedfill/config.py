@@ -128,6 +128,7 @@ class EmbeddingConfig(EndpointConfig):
     special_tokens: Literal["text", "reject", "remove"] = "text"
     too_long: Literal["reject", "truncate"] = "reject"
     price_per_million: float | None = Field(default=None, ge=0)
+    sync_price_per_million: float | None = Field(default=None, ge=0)
 
     @field_validator("options", "query_options")
     @classmethod

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedfill.batchapi.lines import EmbeddingsRequest
-from embedfill.batchapi.prices import batch_price, cost_usd
+from embedfill.batchapi.prices import batch_price, cost_usd, sync_price
 from embedfill.chunker.template import Template
 from embedfill.config import Config
 from embedfill.corpus.spec import CorpusSpec, spec_of
@@ -62,6 +62,16 @@ class Project:
     def price_of(self, shard: Shard) -> float | None:
         """USD of a whole shard; None where no price is known."""
         return cost_usd(shard.tokens, self.price)
+
+    def sync_price(self) -> float | None:
+        """USD per million prompt tokens of the synchronous endpoint. Raises ConfigError where a budget needs to know it."""
+        embedding = self.config.embedding
+        price = sync_price(self.model.name, self.profile.name, embedding.sync_price_per_million)
+        if price is None and self.config.batch.budget_usd is not None:
+            raise ConfigError(
+                "embedding.sync_price_per_million", None, "is required with a budget and a synchronous tail"
+            )
+        return price
 
     def client(self) -> AbstractContextManager[BatchClient]:
         """The provider's client; the local engine runs as long as the context lasts."""

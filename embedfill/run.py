@@ -27,6 +27,7 @@ from embedfill.executors.local import LocalExecutor
 from embedfill.index.assemble import assemble
 from embedfill.index.publish import Publication, content_of, current, publish, save
 from embedfill.leftovers import catalog_keys, snapshot_keys
+from embedfill.loader.settle import Settler
 from embedfill.progress import Progress, Quiet, Stage
 from embedfill.project import Project, open_project
 from embedfill.providers.client import BatchClient
@@ -36,8 +37,11 @@ from embedfill.tracker.advance import Advance
 from embedfill.tracker.forgive import forgiven_keys
 from embedfill.tracker.plan import make_plan, refused_in
 from embedfill.tracker.quota import Quota
-from embedfill.tracker.state import State
+from embedfill.tracker.recover import Recovery
+from embedfill.tracker.state import State, Status
+from embedfill.tracker.submit import Account
 from embedfill.tracker.sweeps import Pins
+from embedfill.tracker.synchronous import SyncTail
 
 Point = Callable[[str], None]
 _PUBLISH_TRIES = 5
@@ -46,9 +50,11 @@ _PUBLISH_TRIES = 5
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to run. `confirm` is asked before the first paid submission; `at` is told each named point of the write
-    order (crash tests kill there)."""
+    order (crash tests kill there). Up to `sync_tail` missing texts go through the synchronous endpoint instead of a
+    batch, at its own price."""
 
     wait: bool = True
+    sync_tail: int = 0
     progress: Progress = field(default_factory=Quiet)
     confirm: Callable[[Estimate], bool] = lambda _: True
     at: Point = lambda _: None
@@ -209,12 +215,29 @@ class _Run:
         at = self.options.at
         account, settle = account_of(self.project, client, at), settler_of(self.project, at)
         advance = Advance(account, state, settle, self.quota, self.options.progress.note)
+        self._finish_tail(account, settle, state)
         texts = sum(shard.shard.texts for shard in state.open())
         with self.options.progress.stage("embed", texts, "texts") as stage:
             done = advance.run(self.options.wait, _Texts(stage).see)
         self.outcomes += done.outcomes
         self.submitted += done.submitted
         self.summary.parked = done.parked
+
+    def _finish_tail(self, account: Account, settle: Settler, state: State) -> None:
+        """Where the user asked for it: what a lost batch already brings is never asked for again."""
+        planned = [shard for shard in state.open() if shard.status is Status.PLANNED]
+        if not planned or sum(shard.shard.texts for shard in planned) > self.options.sync_tail:
+            return
+        Recovery(account).adopt_lost(state)
+        tail = SyncTail(account, settle, self.project.sync_price(), self.project.config.batch.budget_usd)
+        try:
+            tail.finish(state, self.options.sync_tail)
+        except BillingError as error:  # a batch costs less
+            self.options.progress.note(f"the remainder goes out as a batch: {error.message}")
+        finally:
+            self.outcomes += tail.outcomes
+        for outcome in tail.outcomes:
+            self.quota.learn(outcome)
 
     def _publish(self, name: str, catalog: Catalog, state: State, published: Publication) -> bool:
         """Builds and publishes a snapshot, unless the current one is made of the same."""

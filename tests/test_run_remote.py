@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from embedfill.errors import ProviderError
+from embedfill.errors import ConfigError, ProviderError
 from embedfill.run import Options, Summary
 from tests.chain_fixtures import Chain, documents
 from tests.provider_fixtures import DIMENSIONS, Provider, refuse
@@ -16,10 +16,10 @@ BATCH = {"max_inputs": 10, "inputs_per_request": 5, "poll_s": 0.002, "listing_de
 def run(chain: Chain, provider: Provider) -> Any:
     """Runs the chain against the provider, with these [batch] settings."""
 
-    def once(options: Options | None = None, **batch: Any) -> Summary:
+    def once(options: Options | None = None, extra: dict[str, Any] | None = None, **batch: Any) -> Summary:
         embedding = {
             "provider": "generic", "base_url": provider.url, "model": "tiny", "dimensions": DIMENSIONS,
-            "price_per_million": 1000.0,
+            "price_per_million": 1000.0, **(extra or {}),
         }  # fmt: skip
         return chain.run(options, embedding=embedding, batch={**BATCH, **batch})
 
@@ -81,3 +81,24 @@ def test_runs_that_do_not_wait_get_there_in_the_end(chain: Chain, provider: Prov
     provider.finish()
     last = run(Options(wait=False))
     assert last.finished and last.texts == 30 and len(provider.batches) == 3
+
+
+def test_a_small_remainder_goes_through_the_synchronous_endpoint(chain: Chain, provider: Provider, run: Any) -> None:
+    price = {"sync_price_per_million": 2000.0}
+    chain.write(documents(range(30)))
+    assert (run(Options(sync_tail=29), price).texts, len(provider.batches)) == (30, 3)
+    chain.write(documents(range(34)))
+    summary = run(Options(sync_tail=29), price)
+    assert (summary.texts, summary.embedded, len(provider.batches)) == (34, 4, 3)
+    assert summary.cost_usd == pytest.approx(4 * 2000 / 1e6)
+
+
+def test_a_remainder_that_the_budget_does_not_cover_at_that_price_goes_out_as_a_batch(
+    chain: Chain, provider: Provider, run: Any
+) -> None:
+    chain.write(documents(range(4)))
+    summary = run(Options(sync_tail=4), {"sync_price_per_million": 10_000.0}, budget_usd=0.1)
+    assert (summary.texts, summary.parked, len(provider.batches)) == (4, None, 1)
+    chain.write(documents(range(6)))
+    with pytest.raises(ConfigError, match="sync_price_per_million is required"):
+        run(Options(sync_tail=9), budget_usd=0.1)

@@ -43,5 +43,14 @@ def batch_price(model: str, provider: str, override: float | None = None) -> flo
     return PRICES[model].batch if model in PRICES else None
 
 
+def sync_price(model: str, provider: str, override: float | None = None) -> float | None:
+    """The same of the synchronous endpoint."""
+    if override is not None:
+        return override
+    if provider == "local":
+        return 0.0
+    return PRICES[model].sync if model in PRICES else None
+
+
 def cost_usd(tokens: int, per_million: float | None) -> float | None:
     return None if per_million is None else tokens * per_million / 1e6

@@ -20,8 +20,12 @@ _REJECTIONS, _PENDING, _STOPPED = 3, 4, 5
 @config_argument
 @click.option("--no-wait", is_flag=True, help="Do what can be done now and leave; exit 4 while batches are out.")
 @click.option("--yes", is_flag=True, help="Do not ask before the first paid submission.")
+@click.option(
+    "--sync-tail", type=click.IntRange(min=0), default=0, metavar="N",
+    help="Send what is missing through the synchronous endpoint, at its own price, if it is at most N texts.",
+)  # fmt: skip
 @output_options
-def command(config: Path, no_wait: bool, yes: bool, as_json: bool) -> int:
+def command(config: Path, no_wait: bool, yes: bool, sync_tail: int, as_json: bool) -> int:
     """Embed what is missing through the Batch API, index it, measure the recall, publish.
 
     Safe to interrupt and to run again at any time: what was paid for is never paid for again.
@@ -30,13 +34,14 @@ def command(config: Path, no_wait: bool, yes: bool, as_json: bool) -> int:
     Examples:
       embedfill run embedfill.toml
       embedfill run embedfill.toml --no-wait --yes   # for cron: run it again later
+      embedfill run embedfill.toml --sync-tail 500   # a few new texts need not wait a day
     """
     loaded = load(config)
 
     def confirm(expected: Estimate) -> bool:
-        return yes or loaded.batch.budget_usd is not None or _ask(expected)
+        return yes or loaded.batch.budget_usd is not None or _ask(expected, sync_tail)
 
-    options = library.Options(wait=not no_wait, progress=Console(), confirm=confirm)
+    options = library.Options(wait=not no_wait, sync_tail=sync_tail, progress=Console(), confirm=confirm)
     summary = library.run(loaded, options)
     show(as_dict(summary), as_json, lambda: _lines(summary))
     return _exit_code(summary)
@@ -51,9 +56,11 @@ def as_dict(summary: library.Summary) -> dict[str, object]:
     return {name: getattr(summary, name) for name in names} | stopped
 
 
-def _ask(expected: Estimate) -> bool:
+def _ask(expected: Estimate, sync_tail: int) -> bool:
     """Shows the plan and asks; without a terminal nobody can answer."""
     say("\n".join(lines_of(expected)))
+    if expected.new <= sync_tail:
+        say("with --sync-tail they go through the synchronous endpoint: at its price, about twice that of a batch")
     if not sys.stdin.isatty():
         raise UsageError("this run would spend money and nobody can be asked", "pass --yes, or set batch.budget_usd")
     click.echo("Submit this? [y/N] ", err=True, nl=False)  # stdout is for the result alone
