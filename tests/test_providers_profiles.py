@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from embedfill.batchapi.prices import batch_price
 from embedfill.config import BatchConfig, Config, parse
 from embedfill.errors import ConfigError
+from embedfill.models.known import resolve
+from embedfill.providers.connect import remote_client
 from embedfill.providers.profiles import PROFILES, patience_of, profile_of
 
 
@@ -44,3 +47,32 @@ def test_configured_times_stand_over_the_profiles() -> None:
     patience = patience_of(PROFILES["openai"], BatchConfig(poll_s=2.0, listing_delay_s=0.0, claim_ttl_s=7.0))
     assert (patience.poll_s, patience.poll_max_s) == (2.0, 8.0)
     assert (patience.listing_delay_s, patience.claim_ttl_s) == (0.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "dimensions", "price"),
+    [
+        ("voyage", "voyage-4-large", 2048, 0.0804),
+        ("voyage", "voyage-3.5-lite", 256, 0.0134),
+        ("dashscope", "text-embedding-v4", 64, 0.036),
+        ("doubleword", "Qwen/Qwen3-Embedding-8B", 4096, 0.02),
+    ],
+)
+def test_models_of_other_providers_are_known_but_for_their_tokenizers(
+    name: str, model: str, dimensions: int, price: float
+) -> None:
+    made = config(provider=name, model=model, dimensions=dimensions, tokenizer="cl100k_base").embedding
+    assert resolve(made).dimensions == dimensions
+    assert batch_price(model, name) == pytest.approx(price)
+    with pytest.raises(ConfigError, match=r"embedding\.tokenizer is required .*huggingface\.co"):
+        resolve(made.model_copy(update={"tokenizer": None}))
+    with pytest.raises(ConfigError, match=rf"embedding\.dimensions = {dimensions + 1}"):
+        resolve(made.model_copy(update={"dimensions": dimensions + 1}))
+
+
+def test_a_key_is_needed_where_documents_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure has no address of its own: a base_url must not be taken for a server without keys."""
+    monkeypatch.delenv("AZURE_OPENAI_API_KEY", raising=False)
+    made = config(provider="azure", base_url="https://x.openai.azure.com/openai/v1", model="m", dimensions=4)
+    with pytest.raises(ConfigError, match="AZURE_OPENAI_API_KEY"):
+        remote_client(made.embedding, profile_of(made.embedding))
