@@ -9,7 +9,8 @@ writing it. A *shard* belongs to one plan number: once a later plan than the obj
 space are lost its packs are kept: somebody paid for them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -40,7 +41,7 @@ class Leftovers:
     def find(self) -> dict[str, Entry]:
         """The leftovers, in the order in which they may be removed."""
         self.now = store_time(self.store)
-        self.entries = {e.key: e for kind in layout.PRUNABLE for e in self.store.list(f"{kind}/")}
+        self.entries = {e.key: e for kind in layout.PRUNABLE for e in _seen(self.store.list(f"{kind}/"))}
         kept = self._kept()
         return {key: entry for key, entry in self.entries.items() if key not in kept and self._is_old(entry)}
 
@@ -107,6 +108,14 @@ class Leftovers:
             return parse_json(key, self.store.read(key))
         except MissingError:
             return {}
+
+
+def _seen(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """With size and time as they are now: a store may look for them only when asked, and by then another prune may have
+    removed the object."""
+    for entry in entries:
+        with suppress(MissingError):
+            yield Entry(entry.key, entry.size, entry.modified)
 
 
 def parts_of(key: str, value: Any) -> Iterable[str]:  # noqa: ANN401

@@ -187,9 +187,9 @@ class _Prune:
             now = now or store_time(store)
             try:
                 keys = parse_json(entry.key, store.read(entry.key))["keys"]
+                mature = now - entry.modified >= self.options.grace_s
             except MissingError:
                 continue  # another prune has done with it
-            mature = now - entry.modified >= self.options.grace_s
             found.append(_List(layout.number_of(entry.key), frozenset(keys), mature))
         return found
 

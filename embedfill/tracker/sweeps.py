@@ -50,10 +50,10 @@ def at_work(store: Store, keys: Collection[str] | None = None) -> bool:
 def _threatens(store: Store, mark: Entry, keys: Collection[str] | None) -> bool:
     try:
         value = parse_json(mark.key, store.read(mark.key))
+        if is_dead(Maker(**value["maker"])) or store_time(store) - mark.modified > _OVER_S:
+            return False
     except MissingError:
         return False  # it has ended just now
-    if is_dead(Maker(**value["maker"])) or store_time(store) - mark.modified > _OVER_S:
-        return False
     return keys is None or any(not _spares(store, number, keys) for number in value["lists"])
 
 
