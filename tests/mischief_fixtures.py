@@ -109,7 +109,7 @@ REQUESTS: dict[str, dict[str, Make]] = {
     "upload": {**_PASSING, **_DONE, **_QUOTA},
     "create": {**_PASSING, **_DONE, **_QUOTA, **_NEW_FILE},
     "list": _PASSING,
-    "batch": _PASSING,
+    "poll": _PASSING,
     "cancel": {**_PASSING, **_DONE},
     "files": _PASSING,
     "file": _PASSING,
@@ -130,7 +130,7 @@ def place_of(provider: Provider, request: Request) -> tuple[str, str]:
         return "create", (body.get("metadata") or {}).get("embedfill_shard", "")
     if kind == "batches":
         about = provider.label(provider.batches[name]) if name in provider.batches else name
-        return ("list" if not name else "cancel" if rest[1:] else "batch"), about
+        return ("list" if not name else "cancel" if rest[1:] else "poll"), about
     if request.method == "POST":
         return "upload", request.body.partition(b'filename="')[2].partition(b'"')[0].decode()
     place = "delete" if request.method == "DELETE" else "files" if not name else "content" if rest[1:] else "file"

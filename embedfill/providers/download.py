@@ -55,7 +55,7 @@ def _stream(http: httpx.Client, url: str, part: Path, tag: Path) -> int | None:
         headers |= {"Range": f"bytes={have}-", "If-Range": etag}
     with http.stream("GET", url, headers=headers, follow_redirects=True) as response:
         if response.status_code == 416:
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise UnreachableError(f"{url} does not go on from byte {have:,}", "run again: it starts anew")
         if not response.is_success:
             response.read()

@@ -74,8 +74,9 @@ class Quota:
         return self.limit is None or tokens + shard.tokens <= self.limit
 
     def too_large(self, shard: Shard) -> bool:
-        """Whether the shard cannot fit as long as the limit stays: it is to be planned anew, in smaller ones."""
-        return self.alone >= _ALONE and self.limit is not None and shard.tokens > self.limit
+        """Whether the shard cannot fit as long as the limit stays: it is to be planned anew, in smaller ones. One of a
+        single text has none."""
+        return self.alone >= _ALONE and self.limit is not None and shard.tokens > self.limit and shard.texts > 1
 
     def see(self, out: Iterable[ShardState]) -> None:
         """Told in each round what is out: notices what has gone out and what has ended, by whomever."""
