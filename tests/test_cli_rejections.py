@@ -12,13 +12,18 @@ from tests.cli_fixtures import Cli
 TEXT = ids.text_id(sentence(1)).hex()
 
 
-@pytest.fixture
-def refused(chain: Chain) -> Chain:
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """A published corpus with a row without an id, and a text that was refused for good."""
+    chain = Chain(tmp_path_factory.mktemp("refused"))
     chain.write([*documents(range(3)), {"id": None, "title": "t", "text": "x"}]).run()
-    for number in range(3):
-        settle(chain, number, [Refusal(TEXT, "policy", "not \x1b[31mthis", 1)])
+    refuse(chain, 0)
     return chain
+
+
+def refuse(chain: Chain, time: int) -> None:
+    for number in range(3):
+        settle(chain, 10 * time + number, [Refusal(TEXT, "policy", "not \x1b[31mthis", 1)])
 
 
 def test_for_a_reader(cli: Cli, refused: Chain) -> None:
@@ -42,13 +47,6 @@ def test_exported(cli: Cli, refused: Chain, tmp_path: Path) -> None:
     assert cli("rejections", refused.config_path, "--export", tmp_path / "out.txt", "--json").code == 2
 
 
-@pytest.mark.parametrize("options", [["--retry", "all"], ["--retry", TEXT], ["--retry-code", "policy"]])
-def test_forgiven_texts_go_out_with_the_next_run(cli: Cli, refused: Chain, options: list[str]) -> None:
-    assert cli("rejections", refused.config_path, *options, "--json").json == {"forgiven": 1}
-    assert "policy" not in cli("rejections", refused.config_path).out
-    assert "0 texts will go out" in cli("rejections", refused.config_path, "--retry", "all").out
-
-
 def test_a_name_that_nothing_has(cli: Cli, refused: Chain) -> None:
     ran = cli("rejections", refused.config_path, "--retry", "doc-0", "--json")
     assert ran.code == 2 and "doc-0" in ran.error["message"]
@@ -56,26 +54,24 @@ def test_a_name_that_nothing_has(cli: Cli, refused: Chain) -> None:
     assert ran.code == 2 and "do not go together" in ran.error["message"]
 
 
+def test_forgiven_texts_go_out_with_the_next_run(cli: Cli, refused: Chain) -> None:
+    for number, options in enumerate((["--retry", "all"], ["--retry", TEXT], ["--retry-code", "policy"]), 1):
+        assert cli("rejections", refused.config_path, *options, "--json").json == {"forgiven": 1}
+        assert "policy" not in cli("rejections", refused.config_path).out
+        assert "0 texts will go out" in cli("rejections", refused.config_path, "--retry", "all").out
+        refuse(refused, number)
+
+
 @pytest.mark.parametrize(("policy", "code", "rejected"), [("truncate", 0, 0), ("reject", 3, 1)])
 def test_what_was_only_cut_short_is_listed_and_no_rejection(
     cli: Cli, chain: Chain, policy: str, code: int, rejected: int
 ) -> None:
     long = {"id": "long", "title": "very long title " * 300, "text": "The text itself."}
-    chain.write([*documents(range(3)), long])
-    chain.config(embedding={"template": "{title}: {text}", "too_long": policy})
+    chain.write([*documents(range(3)), long, {"id": "odd", "title": "t", "text": "a </s> b"}])
+    chain.config(embedding={"template": "{title}: {text}", "too_long": policy, "special_tokens": "remove"})
     ran = cli("run", chain.config_path, "--json")
-    assert (ran.code, ran.json["rejected"], ran.json["documents"]) == (code, rejected, 4 - rejected)
+    assert (ran.code, ran.json["rejected"], ran.json["documents"]) == (code, rejected, 5 - rejected)
     (line,) = cli("rejections", chain.config_path).out.splitlines()
     assert line.startswith(
         "cut short  truncated  corpus/corpus.parquet row 3" if rejected == 0 else "rejected  template"
     )
-
-
-def test_special_tokens_by_policy(cli: Cli, chain: Chain) -> None:
-    chain.write([*documents(range(3)), {"id": "odd", "title": "t", "text": "a </s> b"}])
-    chain.config(embedding={"special_tokens": "reject"})
-    assert cli("run", chain.config_path).code == 3
-    assert "special_token  corpus/corpus.parquet row 3: the text holds" in cli("rejections", chain.config_path).out
-    chain.config(embedding={"special_tokens": "remove"})
-    ran = cli("run", chain.config_path, "--json")
-    assert (ran.code, ran.json["embedded"]) == (0, 1)  # the others keep their vectors

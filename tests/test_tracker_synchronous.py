@@ -18,7 +18,7 @@ from embedfill.tracker.plan import refused
 from embedfill.tracker.state import State, Status, reference
 from embedfill.tracker.synchronous import SyncTail
 from tests.provider_fixtures import DIMENSIONS, drop, refuse, say, vector
-from tests.tracker_fixtures import SPACE, Tracker, texts_of
+from tests.tracker_fixtures import SPACE, Tracker, dead_maker, texts_of
 
 PRICE = 2000.0  # USD per million tokens: twice the batch price
 
@@ -246,3 +246,29 @@ def test_a_provider_that_takes_the_model_once_a_batch_is_told_it_with_each_reque
     finish(tracker)
     (sent,) = tracker.provider.asked("POST", "/embeddings")
     assert orjson.loads(sent.body) == {"model": "tiny", "output_dimension": DIMENSIONS, "input": texts_of(2)}
+
+
+@pytest.mark.parametrize("point", ["after-claim", "after-answer"])
+def test_killed_it_costs_its_own_shard_once_more_and_nothing_else(tracker: Tracker, point: str) -> None:
+    """A process that dies settles nothing: here its claim is a dead maker's, and its outcome is never written."""
+    texts = texts_of(20)
+    tracker.plan(texts)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(at: str) -> None:
+        if at in (point, "before-outcome"):
+            raise Killed
+
+    tail = tail_of(tracker)
+    tail.account = replace(tracker.account, at=kill, maker=dead_maker())
+    with pytest.raises(Killed):
+        tail.finish(tracker.state, 100)
+    assert tracker.keys("outcomes/") == []
+    other = tracker.again()
+    other.state.refresh()
+    other.advance()
+    assert same(other, texts) and other.plan(texts) == []
+    paid = [text for request in asked(tracker) for text in request] + tracker.provider.texts_sent()
+    assert len(paid) - len(texts) == (0 if point == "after-claim" else 5)
