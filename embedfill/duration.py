@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from embedfill.records import Outcome
+from embedfill.tracker.quota import Quota
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TELLING_S = 5.0  # whole seconds are all that batches say: a rate from fewer would be a guess
@@ -14,28 +15,37 @@ _TELLING_S = 5.0  # whole seconds are all that batches say: a rate from fewer wo
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """`waves`: how often the limit `max_enqueued_tokens` (None: there is none) has to be filled. `typical_s` as
+    """`waves`: how often the limits on what may be enqueued (None: there is none) have to be filled. `typical_s` as
     `past_batches` of this store took: for a remote provider their median for each wave, for this machine's engine at the
     best rate that it reached. `worst_s`: each wave the whole completion window. None: not known."""
 
     waves: int
     max_enqueued_tokens: int | None
+    max_enqueued_requests: int | None
     typical_s: float | None
     worst_s: float | None
     past_batches: int
 
 
-def duration(tokens: int, limit: int | None, window: str | None, outcomes: Iterable[Outcome]) -> Duration:
-    """For so many prompt tokens, to be sent or out already. Without a `window` this machine computes them itself."""
-    waves = (-(-tokens // limit) if limit else 1) if tokens else 0
+def duration(
+    tokens: int, requests: int, quota: Quota, window: str | None, outcomes: Iterable[Outcome]
+) -> Duration:  # fmt: skip
+    """For so many prompt tokens and requests, to be sent or out already. Without a `window` this machine computes them
+    itself."""
+    limits = (quota.max_enqueued_tokens, quota.max_enqueued_requests)
+    waves = max(_waves(count, limit) for count, limit in zip((tokens, requests), limits, strict=True))
     past = [outcome for outcome in outcomes if outcome.vectors and outcome.seconds is not None]
     if window is None:
         rate, count = _rate(past)
-        return Duration(waves, limit, round(tokens / rate, 1) if rate else None, None, count)
+        return Duration(waves, *limits, round(tokens / rate, 1) if rate else None, None, count)
     took = [outcome.seconds for outcome in past if outcome.seconds is not None]
     typical_s = waves * statistics.median(took) if took else None
     length_s = window_s(window)
-    return Duration(waves, limit, typical_s, waves * length_s if length_s is not None else None, len(took))
+    return Duration(waves, *limits, typical_s, waves * length_s if length_s is not None else None, len(took))
+
+
+def _waves(count: int, limit: int | None) -> int:
+    return (-(-count // limit) if limit else 1) if count else 0
 
 
 def window_s(window: str) -> float | None:

@@ -89,7 +89,7 @@ def estimate(project: Project, catalog: Catalog, state: State) -> Estimate:
         cost_usd=cost_usd(tokens, project.price),
         price_per_million=project.price,
         prices_dated=DATED,
-        duration=_duration(project, tokens + sum(shard.tokens for shard in out), state),
+        duration=_duration(project, tokens, requests, state),
         disk=rooms(project, work, catalog.count, whole.chunks, len(whole.texts)),
     )
 
@@ -115,10 +115,13 @@ def _unpaid(project: Project, catalog: Catalog, state: State, refusals: Refused)
         yield _Batch(len(packed.rows), packed.requests, packed.tokens, packed.file_bytes)
 
 
-def _duration(project: Project, tokens: int, state: State) -> Duration:
+def _duration(project: Project, tokens: int, requests: int, state: State) -> Duration:
+    """Of what is to be sent, after what is out."""
+    tokens += sum(one.shard.tokens for one in state.out())
+    requests += sum(one.shard.requests for one in state.out())
     local = project.profile.name == "local"
     window = None if local else window_of(project.profile, project.config.batch)
-    return duration(tokens, project.quota().max_enqueued_tokens, window, state.outcomes.values())
+    return duration(tokens, requests, project.quota(), window, state.outcomes.values())
 
 
 def rejected_texts(wanted: IdSet, refusals: Refused) -> int:

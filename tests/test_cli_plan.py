@@ -16,7 +16,7 @@ NAMES = {
     "documents", "chunks", "texts", "rejected", "new", "in_flight", "prompt_tokens", "batches", "requests", "bytes",
     "download_bytes", "cost_usd", "price_per_million", "prices_dated", "duration", "disk",
 }  # fmt: skip
-DURATION = {"waves", "max_enqueued_tokens", "typical_s", "worst_s", "past_batches"}
+DURATION = {"waves", "max_enqueued_tokens", "max_enqueued_requests", "typical_s", "worst_s", "past_batches"}
 DISK = {
     "store": {"shards", "packs", "index"},
     "cache": {"batch_file", "output_files", "pack", "index"},

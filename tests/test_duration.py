@@ -6,6 +6,9 @@ import pytest
 
 from embedfill.duration import Duration, duration, window_s
 from embedfill.records import Outcome
+from embedfill.tracker.quota import Quota
+
+FREE, TEN = Quota(None, None), Quota(10, None)
 
 
 def past(*seconds: float | None, tokens: int = 1000, **values: Any) -> list[Outcome]:
@@ -17,24 +20,31 @@ def past(*seconds: float | None, tokens: int = 1000, **values: Any) -> list[Outc
 
 
 @pytest.mark.parametrize(
-    ("tokens", "limit", "waves"),
-    [(0, None, 0), (0, 10, 0), (1, None, 1), (10**9, None, 1), (1, 10, 1), (10, 10, 1), (11, 10, 2), (95, 10, 10)],
-)
-def test_waves_are_how_often_the_limit_is_filled(tokens: int, limit: int | None, waves: int) -> None:
-    found = duration(tokens, limit, "24h", past(60.0))
+    ("tokens", "requests", "quota", "waves"),
+    [
+        (0, 0, FREE, 0), (0, 0, TEN, 0), (1, 1, FREE, 1), (10**9, 10**6, FREE, 1), (1, 1, TEN, 1), (10, 1, TEN, 1),
+        (11, 1, TEN, 2), (95, 9, TEN, 10), (95, 9, Quota(None, None, 2), 5), (95, 9, Quota(10, None, 2), 10),
+        (15, 9, Quota(10, None, 2), 5),
+    ],
+)  # fmt: skip
+def test_waves_are_how_often_a_limit_is_filled(tokens: int, requests: int, quota: Quota, waves: int) -> None:
+    found = duration(tokens, requests, quota, "24h", past(60.0))
     assert (found.waves, found.typical_s, found.worst_s) == (waves, waves * 60.0, waves * 86_400.0)
+    assert (found.max_enqueued_tokens, found.max_enqueued_requests) == (
+        quota.max_enqueued_tokens, quota.max_enqueued_requests,
+    )  # fmt: skip
 
 
 def test_the_median_is_of_batches_that_brought_something_and_say_how_long() -> None:
     known = [*past(10.0, 30.0, 9000.0), *past(None), *past(1.0, vectors=0, status="failed")]
-    assert duration(25, 10, "24h", known) == Duration(3, 10, 90.0, 3 * 86_400.0, 3)
-    assert duration(25, 10, "24h", past(1.0, vectors=0)) == Duration(3, 10, None, 3 * 86_400.0, 0)
+    assert duration(25, 1, TEN, "24h", known) == Duration(3, 10, None, 90.0, 3 * 86_400.0, 3)
+    assert duration(25, 1, TEN, "24h", past(1.0, vectors=0)) == Duration(3, 10, None, None, 3 * 86_400.0, 0)
 
 
 def test_this_machine_is_as_fast_as_it_was_for_a_batch_that_did_not_wait() -> None:
-    assert duration(10_000, None, None, past(10.0, 20.0, 30.0)) == Duration(1, None, 100.0, None, 3)
-    assert duration(10_000, None, None, past(1.0, 0.0)) == Duration(1, None, None, None, 0)  # whole seconds: no telling
-    assert duration(0, None, None, past(10.0)) == Duration(0, None, 0.0, None, 1)
+    assert duration(10_000, 9, FREE, None, past(10.0, 20.0, 30.0)) == Duration(1, None, None, 100.0, None, 3)
+    assert duration(10_000, 9, FREE, None, past(1.0, 0.0)) == Duration(1, None, None, None, None, 0)  # no telling
+    assert duration(0, 0, FREE, None, past(10.0)) == Duration(0, None, None, 0.0, None, 1)
 
 
 @pytest.mark.parametrize(
@@ -42,4 +52,4 @@ def test_this_machine_is_as_fast_as_it_was_for_a_batch_that_did_not_wait() -> No
 )
 def test_windows(window: str, seconds: float | None) -> None:
     assert window_s(window) == seconds
-    assert duration(5, None, window, []).worst_s == seconds
+    assert duration(5, 1, FREE, window, []).worst_s == seconds

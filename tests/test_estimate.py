@@ -48,7 +48,7 @@ def test_it_foretells_the_run(chain: Chain) -> None:
     after = look(open_project(chain.config()))
     nothing: dict[str, Any] = {
         "new": 0, "prompt_tokens": 0, "batches": 0, "requests": 0, "bytes": 0, "download_bytes": 0,
-        "duration": Duration(0, None, None, None, 0), "disk": after.disk,
+        "duration": Duration(0, None, None, None, None, 0), "disk": after.disk,
     }  # fmt: skip
     assert after == replace(before, **nothing)
     assert [room.needed for room in after.disk.values()] == [0, 0, 0]

@@ -54,8 +54,9 @@ def lines_of(expected: Estimate) -> list[str]:
 def _time(takes: Duration) -> list[str]:
     if not takes.waves:
         return []
-    limit = takes.max_enqueued_tokens
-    waves = f"{plural(takes.waves, 'wave')} of {limit:,} enqueued tokens: " if limit else ""
+    tokens, requests = takes.max_enqueued_tokens, takes.max_enqueued_requests
+    limit = f" of {tokens:,} enqueued tokens" if tokens else f" of {requests:,} enqueued requests" if requests else ""
+    waves = f"{takes.waves:,} waves{limit}: " if takes.waves > 1 else ""
     past = plural(takes.past_batches, "past batch", "es")
     if takes.worst_s is None:
         known = f"about {span(takes.typical_s)}, as fast as {past}" if takes.typical_s is not None else "not known yet"
