@@ -21,7 +21,7 @@ from embedfill.account import account_of, settler_of
 from embedfill.catalog.live import load_live, wanted_texts
 from embedfill.catalog.scan import Scanner
 from embedfill.config import Config
-from embedfill.errors import BillingError, MissingError, SearchIndexError, StoreError, UsageError
+from embedfill.errors import BillingError, MissingError, ProviderError, SearchIndexError, StoreError, UsageError
 from embedfill.estimate import Estimate, estimate, rejected_texts, totals
 from embedfill.executors.local import LocalExecutor
 from embedfill.index.assemble import assemble
@@ -232,7 +232,7 @@ class _Run:
         tail = SyncTail(account, settle, self.project.sync_price(), self.project.config.batch.budget_usd)
         try:
             tail.finish(state, self.options.sync_tail)
-        except BillingError as error:  # a batch costs less
+        except (BillingError, ProviderError) as error:  # a batch costs less, and knows how to wait
             self.options.progress.note(f"the remainder goes out as a batch: {error.message}")
         finally:
             self.outcomes += tail.outcomes

@@ -94,6 +94,6 @@ def _lines(summary: library.Summary) -> list[str]:
             f"index {index['kind']}: {index['rows']:,} rows, {size(index['bytes'])}, recall@10 {index['recall_at_10']:.3f}",
         ]
     if summary.rejected:
-        lines.append(f"{summary.rejected:,} rejections stand: see them with embedfill status CONFIG --rejections")
+        lines.append(f"{summary.rejected:,} rejections stand: see them with: embedfill rejections CONFIG")
     lines.append("seconds: " + ", ".join(f"{stage} {taken:.1f}" for stage, taken in summary.seconds.items()))
     return lines
