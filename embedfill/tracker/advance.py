@@ -101,9 +101,9 @@ class Advance:
         return not planned and not self.done.parked and self._plans_more()
 
     def _plans_more(self) -> bool:
-        """Whether texts of a whole shard came back: planned anew, they go out while the rest is still waited for."""
+        """Whether texts for half a shard came back: planned anew, they go out while the rest is still waited for."""
         sizes = (shard.shard.tokens for shard in self.state.shards.values())
-        return self.dispatch.returned >= max(1, self.quota.shard_tokens or max(sizes, default=1))
+        return 2 * self.dispatch.returned >= max(2, self.quota.shard_tokens or max(sizes, default=1))
 
     def _pause_s(self, pause_s: float) -> float:
         """While something waits for the quota its room is looked for often, and just when it is known to grow."""

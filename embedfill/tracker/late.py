@@ -10,8 +10,8 @@ from embedfill.records import Shard
 
 _FORGET_S = 3600.0  # after that long a batch that has ended explains nothing any more
 _FIRST_S = 300.0  # what the first refusal teaches
-_UP_S, _DOWN_S = 60.0, 20.0  # so that about one late release in four is met by a refusal
-_LONG_S = 660.0  # how long a release that was refused once is waited for
+_UP_S, _DOWN_S = 60.0, 30.0  # so that about one late release in three is met by a refusal
+_LONG_S = 600.0  # how long a release that was refused once is waited for, at least
 
 
 @dataclass(slots=True)
@@ -22,6 +22,10 @@ class Release:
     ended: float
     until: float
     taught: float = float("-inf")
+
+    def counted(self, sent: float) -> bool:
+        """Whether we took it into account at that time."""
+        return self.taught <= sent < self.until
 
 
 @dataclass(slots=True)
@@ -53,10 +57,10 @@ class LateReleases:
     def explain(self, room: int, sent: float, now: float) -> bool:
         """Whether late releases explain that a shard, sent then, was refused though by our sums it left `room` tokens
         free. The youngest are blamed first."""
+        before = [one for one in self.held.values() if one.ended <= sent]
+        room -= sum(one.shard.tokens for one in before if one.counted(sent))
         blamed: list[Release] = []
-        for one in sorted(self.held.values(), key=lambda one: -one.ended):
-            if one.ended > sent or one.taught <= sent < one.until:
-                continue  # it was counted when the shard was sent
+        for one in sorted((one for one in before if not one.counted(sent)), key=lambda one: -one.ended):
             blamed.append(one)
             room -= one.shard.tokens
             if room < 0:
