@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfill.errors import StoreError
+from embedfill.errors import MissingError, StoreError
 from embedfill.store.local import LocalStore
 from tests.store_contract import SharedStoreContract
 
@@ -124,3 +124,16 @@ def test_an_object_that_lies_there_is_not_written_again(tmp_path: Path) -> None:
     store.put_file("k", tmp_path / "f")
     after = (tmp_path / "store" / "k").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_what_is_removed_after_it_was_listed_is_missing_when_it_is_asked_for_its_size(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    for key in ("a", "b"):
+        store.create(key, b"12")
+    first, second = store.list("")
+    store.delete("a")
+    assert (first.key, second.key, second.size) == ("a", "b", 2)
+    for ask in (lambda: first.size, lambda: first.modified):
+        with pytest.raises(MissingError, match="a"):
+            ask()
+    assert [entry.key for entry in store.list("")] == ["b"]

@@ -194,3 +194,23 @@ def test_outcomes_survive_a_round_trip(tracker: Tracker) -> None:
     assert isinstance(outcome, Outcome)
     assert list(seen(tracker).outcomes.values()) == [outcome]
     assert (outcome.texts, outcome.vectors, outcome.refused, outcome.status) == (7, 2, 5, "completed")
+
+
+def test_what_a_state_sums_up_follows_the_shards(tracker: Tracker) -> None:
+    first, second = tracker.planned("a", "b"), tracker.planned("c")
+    state = tracker.state
+    assert (state.open(), state.out(), state.spent_usd()) == ([first, second], [], 0)
+    submit(tracker.account, first)
+    assert (state.open(), state.out()) == ([first, second], [first])
+    submit(tracker.account, second)
+    tracker.advance()
+    assert (state.open(), state.out()) == ([], [])
+    assert (
+        state.spent_usd()
+        == seen(tracker).spent_usd()
+        == pytest.approx(sum(outcome.cost_usd or 0.0 for outcome in state.outcomes.values()))
+    )
+    outcome = next(iter(state.outcomes))
+    state.add_outcome(outcome, state.outcomes[outcome])  # seen again: spent once
+    assert state.spent_usd() == seen(tracker).spent_usd()
+    assert [shard.attempt for shard in seen(tracker).shards.values()] == [1, 1]

@@ -9,6 +9,7 @@ SETTLED    an outcome stands
 import math
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -172,7 +173,8 @@ class State:
             state.batch_id, state.void = None, False
             state.attempt, state.claimed_at = attempt, math.inf
         if shard_id in self._open:
-            state.claimed_at = entry.modified
+            with suppress(MissingError):  # pruned meanwhile: others have settled the shard since
+                state.claimed_at = entry.modified
 
     def _see_references(self, keys: Iterator[str]) -> None:
         """Those of the newest claims of open shards. Older ones say nothing any more."""
