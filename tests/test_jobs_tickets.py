@@ -1,7 +1,5 @@
 """Support tickets labelled by a chat model, the run killed twice on the way: each billed once, all there, in order."""
 
-import pytest
-
 from tests.chat_fixtures import Job, label_of, run_killed
 
 
