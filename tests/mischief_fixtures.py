@@ -112,7 +112,7 @@ REQUESTS: dict[str, dict[str, Make]] = {
     "poll": _PASSING,
     "cancel": {**_PASSING, **_DONE},
     "files": _PASSING,
-    "file": _PASSING,
+    "stat": _PASSING,
     "content": {**_PASSING, **_CONTENT},
     "delete": {**_PASSING, **_DONE},
     "embeddings": {**_PASSING, **_DONE},
@@ -133,7 +133,7 @@ def place_of(provider: Provider, request: Request) -> tuple[str, str]:
         return ("list" if not name else "cancel" if rest[1:] else "poll"), about
     if request.method == "POST":
         return "upload", request.body.partition(b'filename="')[2].partition(b'"')[0].decode()
-    place = "delete" if request.method == "DELETE" else "files" if not name else "content" if rest[1:] else "file"
+    place = "delete" if request.method == "DELETE" else "files" if not name else "content" if rest[1:] else "stat"
     return place, provider.names.get(name, name)
 
 
@@ -409,7 +409,7 @@ class Mischief:
     """Chooses by seed. `rates` gives the chance of single kinds (by name) or places ("create", "line", "batch", "file"),
     the more exact name first; `rate` is that of every other place. Within a place the kinds are equally likely.
 
-    `late_s` bounds how long something may be hidden, by the provider's clock: less than a tracker's listing delay.
+    `often` bounds how often one name meets it in a place. `late_s` bounds how long something may be hidden, by the provider's clock: less than a tracker's listing delay.
     `done` counts what was done, by kind.
     """
 
@@ -417,6 +417,7 @@ class Mischief:
     rate: float = 0.15
     rates: Mapping[str, float] = field(default_factory=dict)
     limit: int = LIMIT
+    often: int = LIMIT
     late_s: float = 20.0
     done: Counter[str] = field(default_factory=Counter)
     _asked: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -433,7 +434,7 @@ class Mischief:
         self._asked[place, name] += 1
         chance = self._chance(place, name, self._asked[place, name])
         kind = self._kind(place, REQUESTS[place], chance)
-        most = self.limit if place != "list" else 10 * self.limit
+        most = self.often if place != "list" else 10 * self.often
         if kind is None or self._met[place, name] >= most:
             return None
         self._met[place, name] += 1
@@ -503,3 +504,17 @@ class Mischief:
 def only(kind: str, seed: int = 0, rate: float = 1.0, **more: Any) -> Mischief:
     """One kind of mischief, named as in EVERYTHING, and no other."""
     return Mischief(seed, rate=0.0, rates={kind: rate}, **more)
+
+
+class Drawn(Mischief):
+    """Mischief as it is listed: whatever comes next in a place meets the next kind of that place's list ("" or any
+    other word: nothing), until the lists are empty."""
+
+    def __init__(self, kinds: Mapping[str, list[str]]) -> None:
+        super().__init__(0, rate=0.0, often=10**6)
+        self.kinds = {place: list(names) for place, names in kinds.items()}
+
+    def _kind(self, place: str, kinds: Mapping[str, object], chance: Chance) -> str | None:
+        left = self.kinds.get(place)
+        kind = left.pop(0) if left else ""
+        return kind if kind in kinds else None

@@ -235,6 +235,13 @@ def test_of_different_lines_the_first_is_used_and_the_other_kept_to_be_looked_at
     assert kept.startswith("conflicting_line: ") and "2.0" in kept
 
 
+def test_what_a_request_cost_counts_once(tmp_path: Path) -> None:
+    """However often its line comes, and whether or not it is of use."""
+    useless = success(1, data(1)[:1])
+    assert load(tmp_path, [useless, useless, success(1, data(1)), success(1, data(1, 1))]).prompt_tokens == 7
+    assert load(tmp_path, [success(1, data(1), 0), success(1, data(1))]).prompt_tokens == 0
+
+
 def test_a_usable_answer_after_a_useless_one_is_used(tmp_path: Path) -> None:
     loaded = load(tmp_path, [success(1, data(1)[:1]), success(1, data(1))])
     assert vectors(tmp_path) == whole(1)

@@ -66,6 +66,7 @@ class _Loading:
         self.done: dict[int, bytes] = {}  # request -> digest of the line that was used
         self.failed: dict[int, ResultLine] = {}
         self.unusable: dict[int, BadDataError] = {}
+        self.tokens: dict[int, int] = {}  # request -> what its first line with a usage says: it ran once
         self.loaded = Loaded()
 
     def run(self, files: list[Path], pack: Path) -> Loaded:
@@ -75,6 +76,7 @@ class _Loading:
                     self._line(line, writer)
         loaded = self.loaded
         loaded.vectors = writer.rows
+        loaded.prompt_tokens = sum(self.tokens.values())
         loaded.ids = writer.sorted_ids()
         for request, result in self.failed.items():
             loaded.refusals += self._refusals(request, result)
@@ -99,7 +101,8 @@ class _Loading:
         if request in self.done:
             return self._odd("repeated_line" if self.done[request] == mark else "conflicting_line", line)
         text_ids = self.requests.ids_of(request)
-        self.loaded.prompt_tokens += prompt_tokens(body)
+        if not self.tokens.get(request):
+            self.tokens[request] = prompt_tokens(body)
         try:
             decoded = vectors_of(body, len(text_ids), self.dimensions)
         except BadDataError as error:

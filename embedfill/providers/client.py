@@ -186,9 +186,10 @@ class BatchClient:
         usual: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": "base64"}
         if dimensions is not None:
             usual["dimensions"] = dimensions
-        response = self._again("POST", "/embeddings", json=usual if body is None else dict(body))
+        sent = usual if body is None else dict(body)
+        answer = retrying(lambda: _json(self._send("POST", "/embeddings", json=sent)), self.revive, self.clock.sleep)
         try:
-            return _embeddings(response.json()["data"], len(texts), dimensions)
+            return _embeddings(answer["data"], len(texts), dimensions)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ProviderError(
                 f"{self.base_url}/embeddings answered something else than embeddings: {error}"
@@ -222,6 +223,14 @@ def _parse(kind: type[Wire], response: httpx.Response) -> Wire:
         return kind.model_validate_json(response.content)
     except ValidationError as error:
         raise UnreachableError(f"{response.url} did not answer with a {kind.__name__}: {error}") from None
+
+
+def _json(response: httpx.Response) -> Any:  # noqa: ANN401
+    """What is no JSON comes from something in between, and may pass."""
+    try:
+        return response.json()
+    except ValueError as error:
+        raise UnreachableError(f"{response.url} answered something else than JSON: {error}") from None
 
 
 def _parse_value(kind: type[Wire], value: object) -> Wire:
