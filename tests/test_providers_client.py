@@ -271,7 +271,6 @@ def _data(*items: object) -> Script:
 @pytest.mark.parametrize(
     "answer",
     [
-        say(b"garbage"),
         say(b"[]"),
         say(b'{"data": null}'),
         _data({"index": 0, "embedding": [1.0, 2.0]}),
@@ -290,6 +289,15 @@ def test_embeddings_that_make_no_sense(client: BatchClient, provider: Provider, 
     provider.script("POST", "/embeddings", answer)
     with pytest.raises(ProviderError, match="something else than embeddings"):
         client.embed(["a", "b"], "tiny")
+
+
+def test_embeddings_that_are_no_json_are_asked_for_again(client: BatchClient, provider: Provider) -> None:
+    """A gateway may answer 200 with a page of its own."""
+    provider.script("POST", "/embeddings", say(b"<html>hello</html>"))
+    assert client.embed(["a"], "tiny").tolist() == [vector("a").tolist()]
+    provider.script("POST", "/embeddings", *[say(b"garbage")] * 6)
+    with pytest.raises(UnreachableError, match="something else than JSON"):
+        client.embed(["a"], "tiny")
 
 
 def test_embeddings_of_other_dimensions_than_asked_are_refused(client: BatchClient) -> None:
