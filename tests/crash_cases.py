@@ -1,6 +1,7 @@
 """The kill matrix: every case kills, lets the work go on, and asserts what it came to. Tests play them, and
 scripts/crash_table prints their figures, a row for each kind."""
 
+import os
 import shutil
 import signal
 import time
@@ -11,17 +12,22 @@ from itertools import product
 from random import Random
 from typing import Any
 
+from embedfill.prune import POINTS as PRUNE_POINTS
 from tests.crash_worker import LOST_ANSWER, PARKED, Fault
 from tests.crash_world import CALLS, TEXTS, Figures, RunWorld, World, wait_until
 from tests.fate_fixtures import Fate
 from tests.mischief_fixtures import Mischief
 from tests.provider_fixtures import Provider, Reply, Request, accept_and_drop, cut
+from tests.tracker_fixtures import texts_of
 
 # Every named point of the write order, in the order in which a tracker passes them.
 POINTS = [
     "before-plan", "after-plan", "before-upload", "before-claim", "after-claim", "before-post", "before-reference",
     "after-download", "after-decode", "between-ids-and-pack", "before-refusals", "before-outcome", "after-outcome",
 ]  # fmt: skip
+DOUBT_POINTS = ["before-fence", "after-fence"]
+OTHER_POINTS = ["after-close", "after-recovered-claim"]
+CANCEL_POINTS = ["before-cancel", "after-cancel"]
 RUN_POINTS = ["after-index", "before-snapshot", "before-publication"]
 # Parts of the code, and calls that each makes at least.
 PARTS = {
@@ -44,6 +50,8 @@ class Case:
     play: Callable[[Any], Figures]
 
 
+SEEDS = int(os.environ.get("MISCHIEF_SEEDS", "200"))
+GROUPS = ["points", "two", "world", "run", "prune"]
 CASES: list[Case] = []
 
 
@@ -69,13 +77,13 @@ def group(name: str) -> list[Case]:
 # One tracker, killed at a point.
 
 
-@cases("points", "killed at {0}", product(POINTS, (1, 2)))
+@cases("points", "killed at `{0}`", product(POINTS, (1, 2)))
 def at_a_point(world: World, point: str, nth: int) -> Figures:
     assert world.die(point, nth)
     return world.check()
 
 
-@cases("points", "killed somewhere in {0}", product(PARTS, range(3)))
+@cases("points", "killed somewhere in `{0}`", product(PARTS, range(3)))
 def in_a_part(world: World, part: str, seed: int) -> Figures:
     assert world.die(f"call {part}", Random(f"{part}{seed}").randrange(1, PARTS[part]))
     return world.check()
@@ -108,7 +116,7 @@ def at_all_points(world: World) -> Figures:
 # One tracker in a world that does not hold still.
 
 
-@cases("world", "the answer to a create of {0} is lost", product(("plans", "claims", "batches", "outcomes"), (1, 2)))
+@cases("world", "the store's answer to a `create` is lost", product(("plans", "claims", "batches", "outcomes"), (1, 2)))
 def lost_answers(world: World, kind: str, nth: int) -> Figures:
     """The object is there. The tracker looks again or stops, and then dies there."""
     nth = 1 if kind == "plans" else nth
@@ -156,7 +164,11 @@ EDITS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@cases("world", "{0} edited while batches are out", product(EDITS, ("after-plan", "before-post", "before-outcome")))
+@cases(
+    "world",
+    "the configuration is edited while batches are out",
+    product(EDITS, ("after-plan", "before-post", "before-outcome")),
+)
 def edited_configuration(world: World, key: str, point: str) -> Figures:
     edit = {key: EDITS[key]}
     world.provider.hold = True
@@ -176,11 +188,21 @@ def deleted_cache(world: World, seed: int) -> Figures:
     return world.check()
 
 
-@cases("world", "killed at {0} of a claim in doubt", ("before-fence", "after-fence"))
+@cases("world", "killed while it settles a doubt", DOUBT_POINTS)
 def fenced(world: World, point: str) -> Figures:
     world.die("before-post")
     assert world.die(point)
     return world.check()
+
+
+@cases("world", "killed while shards are retired, too large for the provider")
+def retired(world: World) -> Figures:
+    """They were planned before the limit was known."""
+    world.job = replace(world.job, texts=tuple(texts_of(40)))
+    world.provider.max_enqueued_tokens = 6
+    world.die("after-plan")
+    assert world.die("after-close", max_enqueued_tokens=12)
+    return world.check(max_enqueued_tokens=12)
 
 
 @cases("world", "a POST arrives when its maker is long dead", ("GET /batches", "DELETE /files/.*"))
@@ -243,7 +265,7 @@ def two_plans(world: World) -> Figures:
     return world.check()
 
 
-@cases("two", "asleep at {0} past its claim's time, then awake", POINTS)
+@cases("two", "one sleeps past its claim's time anywhere, then wakes", POINTS)
 def sleeper(world: World, point: str) -> Figures:
     """Another takes over meanwhile. Right before its POST, the sleeper makes a batch that fails unbilled."""
     asleep = world.sleep(point, cache=world.other_cache(), **SLEEPY)
@@ -269,27 +291,90 @@ def last_dollar(world: World, last: int) -> Figures:
 # Whole runs, from Parquet to the published index.
 
 
-@cases("run", "run killed at {0}", [*POINTS, *RUN_POINTS], RunWorld)
+@cases("run", "whole run killed at each point", [*POINTS, *RUN_POINTS], RunWorld)
 def run_at_a_point(world: RunWorld, point: str) -> Figures:
     world.write(range(23))
     assert world.die(point)
     return world.check()
 
 
-@cases("run", "run killed in the middle of its {0}", product(("catalog", "index"), range(3)), RunWorld)
+@cases("run", "whole run killed in the middle of `{0}`", product(("catalog", "index"), range(3)), RunWorld)
 def run_in_a_part(world: RunWorld, part: str, seed: int) -> Figures:
     world.write(range(23))
     assert world.die(f"call {part}", Random(f"{part}{seed}").randrange(1, RUN_PARTS[part]))
     return world.check()
 
 
-@cases("run", "run killed anywhere, its corpus changed in between", range(6), RunWorld)
+@cases("run", "whole run killed anywhere, its corpus changed in between", range(6), RunWorld)
 def run_anywhere(world: RunWorld, seed: int) -> Figures:
     chance = Random(seed)
     for numbers in (range(23), range(5, 30), range(20)):
         world.write(numbers)
         part = chance.choice(list(RUN_PARTS))
         world.die(f"call {part}", chance.randrange(1, RUN_PARTS[part]))
+    return world.check()
+
+
+@cases("run", "what is out is cancelled, and that killed", product(CANCEL_POINTS, (1, 2)), RunWorld)
+def cancelled(world: RunWorld, point: str, nth: int) -> Figures:
+    """One of the batches is in doubt. What was cancelled goes out again."""
+    world.write(range(23))
+    world.provider.hold = True
+    assert world.die("before-reference", 3)
+    assert world.cancel(Fault(point, nth)) == -signal.SIGKILL
+    assert world.cancel() == 0
+    world.provider.hold = False
+    return world.check()
+
+
+# Prune, killed, and while a run is at work. What is older than a minute may go.
+
+
+def leave_behind(world: RunWorld) -> None:
+    """Two publications, of which the older one is doomed, and an upload of a killed run. The corpus is the older one's
+    again: the next run wants what the next prune is about to remove."""
+    world.write(range(23))
+    world.die("before-claim")
+    world.finish()
+    world.write(range(5, 30))
+    world.finish()
+    world.make_older()
+    world.prune()
+    world.make_older()
+    world.provider.clock_s += 3600
+    world.write(range(23))
+
+
+@cases("prune", "prune killed in each of its visits", PRUNE_POINTS, RunWorld)
+def prune_at_a_point(world: RunWorld, point: str) -> Figures:
+    leave_behind(world)
+    assert world.die_pruning(point)
+    world.prune()
+    return world.check()
+
+
+@cases("prune", "prune killed while a run is at work", ("prune-marked", "prune-removing"), RunWorld)
+def prune_beside_a_run(world: RunWorld, point: str) -> Figures:
+    """The run sleeps at its beginning, and finds at its end that some of what it wanted is gone."""
+    leave_behind(world)
+    asleep = world.sleep("before-plan")
+    assert world.die_pruning(point)
+    assert world.wake(asleep) == [0]
+    world.prune()
+    return world.check()
+
+
+@cases(
+    "prune",
+    "prune while a run is at work",
+    ["before-plan", "after-index", "before-snapshot", "before-publication"],
+    RunWorld,
+)
+def run_beside_a_prune(world: RunWorld, point: str) -> Figures:
+    leave_behind(world)
+    asleep = world.sleep(point)
+    world.prune()
+    assert world.wake(asleep) == [0]
     return world.check()
 
 
@@ -308,6 +393,11 @@ def at_random(world: World, seed: int) -> Figures:
     return world.check()
 
 
-def random_cases(seeds: int) -> list[Case]:
+def random_cases(seeds: int = SEEDS) -> list[Case]:
     rows = ("killed anywhere", "killed anywhere, at a provider that misbehaves")
     return [Case("random", rows[seed % 2], str(seed), World, partial(at_random, seed=seed)) for seed in range(seeds)]
+
+
+def all_cases(seeds: int) -> list[Case]:
+    """In the order of the table's rows."""
+    return [*sorted(CASES, key=lambda case: GROUPS.index(case.group)), *random_cases(seeds)]

@@ -20,12 +20,16 @@ import httpx
 from embedfill.batchapi.limits import OPENAI
 from embedfill.batchapi.lines import EmbeddingsRequest
 from embedfill.batchapi.prices import cost_usd
+from embedfill.cancel import Options as CancelOptions
+from embedfill.cancel import cancel
 from embedfill.clock import Clock
 from embedfill.config import load
 from embedfill.errors import StoreError, WorldError
 from embedfill.loader.settle import Settler
 from embedfill.providers.client import BatchClient
 from embedfill.providers.profiles import Patience
+from embedfill.prune import Options as PruneOptions
+from embedfill.prune import prune
 from embedfill.records import Shard
 from embedfill.run import Options, run
 from embedfill.store import layout
@@ -43,6 +47,7 @@ from tests.tracker_fixtures import wanted
 
 SPACE = "space"
 PRICE = 1000.0  # USD per million tokens: a text of one token costs 0.001
+PRUNE = PruneOptions(grace_s=60.0, keep=1)
 PARKED = 5
 LOST_ANSWER = 0  # instead of a signal
 _ROUNDS = 40
@@ -213,8 +218,7 @@ def work(job: Job) -> None:
         trap.watch()
         try:
             worker.run()
-        except WorldError as error:
-            print(repr(error), file=sys.stderr)
+        except WorldError:
             sys.exit(1)
         finally:
             sys.setprofile(None)
@@ -228,6 +232,16 @@ def whole_run(config: Path, fault: Fault | None) -> None:
     trap.watch()
     run(load(config), Options(at=trap.at))
     sys.setprofile(None)
+
+
+def whole_prune(config: Path, fault: Fault) -> None:
+    """`embedfill prune`, as a library."""
+    prune(load(config), replace(PRUNE, at=Trap(fault).at))
+
+
+def whole_cancel(config: Path, fault: Fault | None) -> None:
+    """`embedfill cancel`, as a library."""
+    cancel(load(config), CancelOptions(at=Trap(fault).at))
 
 
 def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:

@@ -18,12 +18,27 @@ from embedfill.config import load
 from embedfill.errors import ProviderError
 from embedfill.loader.packs import read_pack
 from embedfill.project import open_project
+from embedfill.prune import prune
 from embedfill.run import Summary, run
 from embedfill.store.cache import Cache
 from embedfill.store.local import LocalStore
 from embedfill.tracker.state import State
 from tests.chain_fixtures import Chain, documents
-from tests.crash_worker import PARKED, PRICE, SPACE, Fault, Job, Worker, open_client, start, whole_run, work
+from tests.crash_worker import (
+    PARKED,
+    PRICE,
+    PRUNE,
+    SPACE,
+    Fault,
+    Job,
+    Worker,
+    open_client,
+    start,
+    whole_cancel,
+    whole_prune,
+    whole_run,
+    work,
+)
 from tests.provider_fixtures import DIMENSIONS, Provider, _Server, vector
 from tests.tracker_fixtures import texts_of
 
@@ -193,6 +208,25 @@ class RunWorld(World):
         assert not changes
         self.processes.append(start(whole_run, self.configure(), fault))
         return self.processes[-1]
+
+    def prune(self) -> None:
+        """One visit, in this process."""
+        prune(load(self.configure()), PRUNE)
+
+    def die_pruning(self, point: str) -> bool:
+        self.processes.append(start(whole_prune, self.configure(), Fault(point)))
+        return self.end(self.processes[-1]) == -signal.SIGKILL
+
+    def cancel(self, fault: Fault | None = None) -> int:
+        """Cancels what is out, in a process of its own."""
+        self.processes.append(start(whole_cancel, self.configure(), fault))
+        return self.end(self.processes[-1])
+
+    def make_older(self) -> None:
+        """All that the store holds was made a quarter of an hour earlier."""
+        for path in (path for path in self.job.store.rglob("*") if path.is_file()):
+            stat = path.stat()
+            os.utime(path, (stat.st_atime, stat.st_mtime - 900))
 
     def finish(self, **changes: Any) -> None:
         """A run in this process that nobody kills: it publishes just what the corpus holds."""

@@ -1,4 +1,7 @@
-"""SIGKILL a run, its engine or both, then run again: nothing lost, nothing submitted twice, no line run twice."""
+"""SIGKILL a run, its engine or both, then run again: nothing lost, nothing submitted twice, no line run twice.
+
+The whole chain with the engine it starts itself; the kill matrix is in tests/test_crash_*.py.
+"""
 
 import random
 import time
@@ -8,12 +11,8 @@ import pytest
 
 from tests.chain_fixtures import Chain, documents
 
-# Every named point of the write order, in the order in which a run passes them.
-POINTS = [
-    "before-plan", "after-plan", "before-upload", "before-claim", "after-claim", "before-post", "before-reference",
-    "after-download", "after-decode", "between-ids-and-pack", "before-refusals", "before-outcome", "after-outcome",
-    "after-index", "before-snapshot", "before-publication",
-]  # fmt: skip
+# Those where the engine has something in hand. tests/test_crash_run.py has every point, with a provider that outlives all.
+POINTS = ["after-claim", "before-reference", "after-download", "before-outcome", "before-publication"]
 ROWS, BATCHES = 250, 3
 
 
@@ -49,7 +48,7 @@ def test_kills_at_one_point_after_another_of_the_same_store(chain: Chain, undist
     check(chain, undisturbed)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_kills_at_random_moments(chain: Chain, undisturbed: dict[str, bytes], seed: int) -> None:
     """Three kills in a row, at any moment, of the run, its engine, or both."""
     chance = random.Random(seed)
