@@ -202,9 +202,9 @@ def test_the_next_release_is_waited_for_as_long_as_the_last_one_taught() -> None
 
 def test_batches_that_are_taken_make_the_tracker_less_patient() -> None:
     quota = Quota(100, None)
-    quota.late.lag_s = 30.0
+    quota.late.lag_s = 50.0
     quota.learn(outcome(vectors=5))
-    assert 0.0 < quota.late.lag_s < 30.0
+    assert 0.0 < quota.late.lag_s < 50.0
     quota.learn(outcome(vectors=5))
     assert quota.late.lag_s == 0.0
 

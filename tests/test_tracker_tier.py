@@ -143,9 +143,8 @@ def test_the_quota_is_used_and_no_late_release_is_run_into_twice(tmp_path: Path,
     world.drain()
     provider = world.provider
     hours = (provider.accepted[-1] - provider.accepted[0]) / 3600
-    print(
-        f"used {provider.used():.1%} in {hours:.1f} h, {len(provider.accepted)} taken, {len(provider.refusals)} refused"
-    )
+    taken, refused = len(provider.accepted), len(provider.refusals)
+    print(f"used {provider.used():.1%} in {hours:.1f} h, {taken} batches taken, {refused} refused")  # noqa: T201 - -s
     assert len(world.tracker.vectors()) == len(TEXTS)
     assert set(provider.books.runs.values()) == {1}
     assert provider.used() >= 0.9
