@@ -13,6 +13,8 @@ import pytest
 from embedfill.cli.main import call
 from embedfill.config import parse
 from tests.chain_fixtures import documents
+from tests.chat_fixtures import labelled
+from tests.provider_fixtures import Provider
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,21 +38,47 @@ def test_every_command_is_one_that_is_tested() -> None:
     assert COMMANDS and all(command.startswith(known) for command in COMMANDS)
 
 
+def walk_of(*verbs: str) -> list[list[str]]:
+    commands = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("embedfill ")]
+    return [arguments for arguments in commands if (arguments[0] == "batch") == ("batch" in verbs)]
+
+
 def test_its_own_documents_walk_runs_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Every `embedfill` command of the README, in its order, in a folder with a corpus where `init` expects one."""
+    """Every command of the README on a configuration, in its order, in a folder with a corpus where `init` expects one."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "documents").mkdir()
     rows = [{**row, "url": "https://example.org"} for row in documents(range(5))]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "documents" / "pages.parquet")
-    walk = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("embedfill ")]
-    assert [arguments[0] for arguments in walk] == ["init", "plan", "run", "search", "status"]
+    walk = walk_of()
+    assert [one[0] for one in walk[:5]] == ["init", "plan", "run", "search", "status"]
+    assert sorted(one[0] for one in walk[5:]) == ["cancel", "probe", "prune", "rejections"]
     for arguments in walk:
         assert call(arguments) == 0, capfd.readouterr()
     assert call([*walk[3], "--json"]) == 0
     hits = orjson.loads(capfd.readouterr().out.splitlines()[-1])["hits"]
     assert len(hits) == 5
+
+
+def test_its_prepared_requests_run_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: Provider, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every `embedfill batch` command: the first on this machine's engine, the second on a server that can chat."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    provider.models["/v1/chat/completions"] = labelled
+    body = {"model": "wordllama-256", "input": "a text"}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+    (tmp_path / "requests.jsonl").write_bytes(orjson.dumps(line) + b"\n")
+    pq.write_table(pa.table({"ticket": ["t1", "t2"], "subject": ["my login", "a refund"]}), tmp_path / "tickets.parquet")
+    prompt = next(text for kind, text in BLOCKS if kind == "toml" and "[body]" in text)
+    (tmp_path / "prompt.toml").write_text(prompt, encoding="utf-8")
+    prepared, table, comparison = walk_of("batch")
+    assert call(prepared) == 0, capfd.readouterr()
+    assert call([*table, "--base-url", provider.url]) == 0, capfd.readouterr()
+    assert call(comparison) == 0, capfd.readouterr()
+    assert pq.read_table(tmp_path / "labels.parquet").column("custom_id").to_pylist() == ["t1", "t2"]
 
 
 def test_its_configuration_is_a_valid_one(tmp_path: Path) -> None:
