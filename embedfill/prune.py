@@ -9,6 +9,7 @@ run again at any time.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from embedfill import ids
@@ -23,6 +24,7 @@ from embedfill.store import layout
 from embedfill.store.base import Entry
 from embedfill.store.cache import parse_json
 from embedfill.tracker.state import store_time
+from embedfill.tracker.submit import Account
 from embedfill.tracker.sweeps import sweeping
 from embedfill.tracker.uploads import Uploads
 
@@ -83,13 +85,16 @@ class Pruned:
 
 def prune(config: Config, options: Options | None = None) -> Pruned:
     """Removes what is of no use any more. Raises UsageError where there is no store, or the answer is no."""
-    pruning = _Prune(open_project(config, read_only=True), options or Options())
-    expected = pruning.look()
-    if pruning.options.dry_run:
-        return expected
-    if expected.anything and not pruning.options.confirm(expected):
-        raise UsageError("nothing was removed", "see what would be with: embedfill prune CONFIG --dry-run")
-    return pruning.run()
+    project, options = open_project(config, read_only=True), options or Options()
+    with project.client() if options.uploads else nullcontext() as client:
+        account = account_of(project, client, options.at, options.clock) if client else None
+        pruning = _Prune(project, options, account)
+        expected = pruning.look()
+        if options.dry_run:
+            return expected
+        if expected.anything and not options.confirm(expected):
+            raise UsageError("nothing was removed", "see what would be with: embedfill prune CONFIG --dry-run")
+        return pruning.run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class _List:
 class _Prune:
     project: Project
     options: Options
+    account: Account | None
     done: Pruned = field(default_factory=Pruned)
 
     def look(self) -> Pruned:
@@ -194,16 +200,15 @@ class _Prune:
         return found
 
     def _uploads(self, found: Pruned, delete: bool) -> None:
-        if not self.options.uploads:
+        if self.account is None:
             return
         project, options = self.project, self.options
         states = Leftovers(project.store, project.cache, options.grace_s, options.keep).states()
-        with project.client() as client:
-            uploads = Uploads(account_of(project, client, options.at, options.clock), states, options.progress.note)
-            orphans = uploads.orphans(ask=delete)
-            settled = uploads.settled() if options.settled_files else []
-            if delete:
-                self._delete(uploads, [*(file.id for file in orphans), *settled])
+        uploads = Uploads(self.account, states, options.progress.note)
+        orphans = uploads.orphans(ask=delete)
+        settled = uploads.settled() if options.settled_files else []
+        if delete:
+            self._delete(uploads, [*(file.id for file in orphans), *settled])
         found.uploads = Amount(len(orphans), sum(file.bytes for file in orphans))
         found.settled_files = len(settled)
 
