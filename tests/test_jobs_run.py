@@ -1,6 +1,7 @@
 """Jobs of any endpoint against a provider: every request answered once, whatever happens on the way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from embedfill.jobs.run import JobEstimate, JobOptions, JobSummary, run_job
 from tests.chat_fixtures import CHAT, Job, chat_line, content, label_of, subject
 from tests.fate_fixtures import Ended, Fate
 from tests.provider_fixtures import Provider
+
+POINTS = [
+    "before-plan", "after-plan", "before-upload", "before-claim", "after-claim", "before-post", "before-reference",
+    "after-download", "after-decode", "between-ids-and-pack", "before-refusals", "before-outcome", "after-outcome",
+]  # fmt: skip
 
 
 def lines(count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -156,16 +162,37 @@ def test_without_waiting_nothing_is_written_until_all_is_there(job: Job, provide
     assert run(job, wait=False).finished and list(job.said()) == ["r0", "r1", "r2", "r3"]
 
 
-def test_what_was_planned_for_an_edited_input_is_not_sent(job: Job) -> None:
-    class KilledError(Exception):
-        pass
+class KilledError(BaseException):
+    """What nothing catches."""
+
+
+def dying(at: str, times: int = 1) -> Callable[[str], None]:
+    """Ends the run at the n-th passing of a point."""
+    passed: list[str] = []
 
     def die(point: str) -> None:
-        if point == "after-plan":
+        passed.extend([point] * (point == at))
+        if len(passed) == times:
             raise KilledError
 
+    return die
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_that_ends_at_any_point_is_gone_on_with(job: Job, point: str) -> None:
+    job.inputs = 3
+    job.write_lines([*lines(7), chat_line("no", "forbidden")])
+    for times in (1, 2):
+        with suppress(KilledError):
+            run(job, at=dying(point, times))
+    run(job)
+    assert statuses(job) == {"ok": [f"r{number}" for number in range(7)], "failed": ["no"]}
+    assert set(job.provider.books.runs.values()) == {1} and job.provider.books.batches == 3
+
+
+def test_what_was_planned_for_an_edited_input_is_not_sent(job: Job) -> None:
     with pytest.raises(KilledError):
-        run(job.write_lines(lines(6)), at=die)
+        run(job.write_lines(lines(6)), at=dying("after-plan"))
     run(job.write_lines([*lines(3), *(chat_line(f"r{number}", "login again") for number in range(3, 6))]))
     assert job.provider.books.runs.total() == 6 and list(job.said().values())[3:] == ["login"] * 3
 

@@ -17,7 +17,7 @@ from embedfill.jobs.diff import Difference, Side
 from embedfill.jobs.diff import diff as compare
 from embedfill.jobs.open import default_store, open_job
 from embedfill.jobs.prompt import Prompt, load_prompt
-from embedfill.jobs.run import JobEstimate, JobOptions, JobSummary, run_job
+from embedfill.jobs.run import JobEstimate, JobOptions, JobSummary, estimate_job, run_job
 from embedfill.jobs.table import find_tables
 
 _REJECTIONS, _PENDING, _STOPPED = 3, 4, 5
@@ -26,7 +26,13 @@ _PATH = click.Path(path_type=Path)
 
 @click.group("batch")
 def command() -> None:
-    """Run prepared requests of any endpoint through the Batch API; compare two results."""
+    """Run prepared requests of any endpoint through the Batch API; compare two results.
+
+    \b
+    Examples:
+      embedfill batch run requests.jsonl --endpoint /v1/chat/completions --provider openai --out results.parquet
+      embedfill batch diff before.parquet after.parquet
+    """
 
 
 @command.command("run")
@@ -42,6 +48,7 @@ def command() -> None:
 @click.option("--budget-usd", type=float, help="Nothing is submitted that could exceed it.")
 @click.option("--max-enqueued-tokens", type=int, help="Prompt tokens that may be out at once.")
 @click.option("--assume-output-tokens", type=int, help="What a request without a limit may generate, for the price.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent and what it may cost; send nothing.")
 @click.option("--no-wait", is_flag=True, help="Do what can be done now and leave; exit 4 while batches are out.")
 @click.option("--partial", is_flag=True, help="Write the results also where answers are missing (status pending).")
 @click.option("--retry-failed", is_flag=True, help="Send the requests again that the provider refused.")
@@ -65,6 +72,11 @@ def run(requests: tuple[Path, ...], out: Path, as_json: bool, **given: Any) -> i
     if not out.parent.is_dir() or out.is_dir():
         raise UsageError(f"{out}: no such folder to write into", "make it, or give another --out")
     job = open_job(config, given["store"] or default_store(out), endpoint, prompt)
+
+    if given["dry_run"]:
+        expected = estimate_job(job, inputs, Console())
+        show(asdict(expected), as_json, lambda: _expected(expected))
+        return 0
 
     def confirm(expected: JobEstimate) -> bool:
         return given["yes"] or config.batch.budget_usd is not None or _ask(expected)

@@ -96,16 +96,23 @@ def run_job(job: OpenJob, inputs: list[Path], out: Path, options: JobOptions | N
 
     Raises UsageError, ConfigError, ProviderError … of `embedfill.errors`; nothing is written then.
     """
-    with job.cache.in_use(), _spooled(job, inputs, options or JobOptions()) as spool:
+    options = options or JobOptions()
+    with job.cache.in_use(), _spooled(job, inputs, options.progress) as spool:
         job.pricing.check_budget(spool)
-        return _Run(job, spool, out, options or JobOptions()).run()
+        return _Run(job, spool, out, options).run()
+
+
+def estimate_job(job: OpenJob, inputs: list[Path], progress: Progress) -> JobEstimate:
+    """What `run_job` would send now. Sends nothing."""
+    with job.cache.in_use(), _spooled(job, inputs, progress) as spool:
+        return estimate(job, spool, State(job.store, job.cache, job.space).refresh())
 
 
 @contextmanager
-def _spooled(job: OpenJob, inputs: list[Path], options: JobOptions) -> Iterator[Spool]:
+def _spooled(job: OpenJob, inputs: list[Path], progress: Progress) -> Iterator[Spool]:
     path = job.cache.scratch("jobs") / f"{os.getpid()}-{secrets.token_hex(4)}.parquet"
     try:
-        with options.progress.stage("read", None, "requests") as stage:
+        with progress.stage("read", None, "requests") as stage:
             spool = SpoolWriter(path, job.endpoint).write(_sources(job, inputs, stage))
         yield spool
     finally:

@@ -87,7 +87,7 @@ def _strings(column: Any) -> list[Text]:  # noqa: ANN401 - pyarrow has no types
     if types.is_dictionary(kind):
         return _strings(column.dictionary_decode())
     if types.is_timestamp(kind) and kind.tz:
-        plain = column.view(pa.timestamp(kind.unit)).cast(pa.string())
+        plain = pc.replace_substring_regex(column.view(pa.timestamp(kind.unit)).cast(pa.string()), r"\.0+$", "")
         column = pc.binary_join_element_wise(pc.replace_substring(plain, " ", "T"), "Z", "")
     column = column.cast(pa.string())
     try:
