@@ -1,19 +1,26 @@
 """Claims without a batch reference: whose are looked into, what is found, and when a claim is given up."""
 
 import threading
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from embedfill import ids
 from embedfill.clock import Clock
-from embedfill.records import Maker
+from embedfill.errors import RefusedError, StoreError
+from embedfill.records import Claim, Maker
 from embedfill.store import layout
+from embedfill.store.base import Store
+from embedfill.store.local import LocalStore
+from embedfill.tracker.doubt import Doubts
 from embedfill.tracker.maker import in_hand
-from embedfill.tracker.state import ShardState, Status
+from embedfill.tracker.state import ShardState, Status, store_time
 from embedfill.tracker.submit import submit
-from tests.provider_fixtures import Provider, Reply, Request, Script, accept_and_drop, drop, vector
+from tests.provider_fixtures import Provider, Reply, Request, Script, accept_and_drop, drop, refuse, vector
 from tests.test_tracker_submit import UNCLEAR
 from tests.tracker_fixtures import PATIENCE, SPACE, Tracker, dead_maker, foreign_maker, make_older, texts_of
 
@@ -295,3 +302,147 @@ def test_two_that_give_up_at_once_send_one_batch(tracker: Tracker) -> None:
         thread.join()
     settled_once(tracker, ["a"])
     assert len(tracker.provider.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "kept", "cancelled"),
+    [
+        ({"status": "failed"}, {}, "newer", 0),
+        ({}, {"status": "failed"}, "older", 0),
+        ({"status": "completed", "output_file_id": "output"}, {}, "older", 1),
+        ({"status": "cancelled"}, {}, "newer", 0),
+        ({"status": "expired", "output_file_id": "output"}, {}, "newer", 0),
+    ],
+)
+def test_a_batch_that_failed_does_not_hide_one_that_runs(
+    tracker: Tracker, older: dict[str, Any], newer: dict[str, Any], kept: str, cancelled: int
+) -> None:
+    shard = in_doubt(tracker, "a", answer=drop)
+    claim, metadata = tracker.claim(shard), tracker.account.metadata(shard.shard.id, 1)
+    made = {
+        name: tracker.provider.add_batch(claim.file_id, metadata=metadata, **values)
+        for name, values in (("older", older), ("newer", newer))
+    }
+    resolve(tracker, shard)
+    assert orjson.loads(tracker.reference(shard))["batch_id"] == made[kept]["id"]
+    assert tracker.provider.count("POST", "/batches/.*/cancel") == cancelled
+
+
+def resolve(tracker: Tracker, shard: ShardState) -> ShardState:
+    """One look at what is in doubt, as another run takes it."""
+    again = tracker.again()
+    mine = again.state.refresh().shards[shard.shard.id]
+    Doubts(again.account).resolve(again.state, [mine], store_time(again.account.store))
+    return mine
+
+
+@pytest.mark.parametrize(("maker", "void"), [("dead", True), ("foreign", False)])
+def test_a_claim_of_the_synchronous_endpoint_is_void_once_it_is_in_doubt(
+    tracker: Tracker, maker: str, void: bool
+) -> None:
+    """It names no file: nothing of it can be found, and nothing is asked."""
+    shard = tracker.planned("a")
+    made = Claim(shard.shard.id, 1, "", 0, 1, 0.1, MAKERS[maker][0](), "nonce")
+    key = layout.claim(SPACE, shard.shard.id, 1)
+    tracker.account.store.create(key, ids.canonical(asdict(made)))
+    foreign = tracker.provider.add_batch("", metadata=None)
+    assert resolve(tracker, shard).status is (Status.PLANNED if void else Status.CLAIMED)
+    make_older(tracker.account.store, key, 70.0)
+    assert alone(tracker.again(), shard).void is void
+    assert resolve(tracker, shard).status is Status.PLANNED
+    assert tracker.provider.requests == [] and foreign["status"] == "in_progress"
+
+
+@pytest.mark.parametrize(("status", "stops"), [(405, False), (501, False), (403, True)])
+def test_a_provider_that_cannot_delete_files_leaves_no_fence(tracker: Tracker, status: int, stops: bool) -> None:
+    in_doubt(tracker, "a", answer=drop)
+    tracker.provider.script("DELETE", "/files/.*", refuse(status))
+    if stops:
+        with pytest.raises(RefusedError):
+            tracker.advance()
+        assert tracker.keys("batches/") == []
+    else:
+        tracker.advance()
+        settled_once(tracker, ["a"])
+
+
+def sleeps_through(tracker: Tracker, honest: bool) -> None:
+    """A tracker sleeps right before its POST; another one takes its claim for abandoned, and finishes. It wakes up, at
+    a provider that keeps to it that a deleted file is gone, or not."""
+    tracker.planned("a")
+    other = tracker.again(maker=foreign_maker(), patience=replace(PATIENCE, listing_delay_s=0.0))
+
+    def at(point: str) -> None:
+        if point != "before-post" or other.keys("outcomes/"):
+            return
+        (claim,) = other.keys("claims/")
+        make_older(other.account.store, claim, 7000.0)
+        files, awake = dict(tracker.provider.files), set(in_hand)
+        in_hand.clear()  # the other is a process of its own
+        other.advance()
+        in_hand.update(awake)
+        tracker.provider.files |= {} if honest else files
+
+    tracker.again(at=at).advance()
+
+
+def test_a_sleeper_that_wakes_before_its_post_pays_nothing(tracker: Tracker) -> None:
+    """Its file is gone, so its batch fails; and it finds its claim void."""
+    sleeps_through(tracker, honest=True)
+    assert tracker.provider.books.runs == {"a": 1} and tracker.provider.books.batches == 2
+    assert tracker.vectors() == {ids.text_id("a"): [vector("a").tolist()]}
+
+
+def test_a_sleeper_at_a_provider_that_runs_deleted_files_cancels_what_it_started(tracker: Tracker) -> None:
+    """What remains possible, and its bound: the one batch of the one claim, and it is cancelled at once."""
+    sleeps_through(tracker, honest=False)
+    assert tracker.provider.books.runs["a"] <= 2 and tracker.provider.books.batches == 2
+    assert tracker.provider.count("POST", "/batches/.*/cancel") == 1
+    assert tracker.vectors() == {ids.text_id("a"): [vector("a").tolist()]}
+
+
+class Lossy:
+    """A store whose answers to `create` of one kind are lost, after it wrote, the first time."""
+
+    def __init__(self, store: Store, kind: str) -> None:
+        self._store, self._kind, self.lost = store, kind, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def create(self, key: str, data: bytes) -> bool:
+        made = self._store.create(key, data)
+        if layout.kind_of(key) == self._kind and not self.lost:
+            self.lost += 1
+            raise StoreError("no answer")
+        return made
+
+
+@pytest.mark.parametrize("kind", ["plans", "claims", "batches", "outcomes"])
+def test_a_store_that_loses_an_answer_costs_nothing(tracker: Tracker, kind: str) -> None:
+    lossy = Lossy(tracker.account.store, kind)
+    store: Any = lossy
+    dying = replace(tracker, account=replace(tracker.account, store=store)).again(maker=dead_maker())
+    with suppress(StoreError):
+        dying.embed(texts_of(12))
+    assert lossy.lost == 1
+    tracker.again().embed(texts_of(12))
+    settled_once(tracker, texts_of(12))
+    assert tracker.provider.books.batches == 2
+
+
+def test_all_doubts_of_two_stores_on_one_account(tracker: Tracker, tmp_path: Path) -> None:
+    """Every answer to a POST is lost, twice; the texts, the space and so the shards are the same."""
+    store = LocalStore(tmp_path / "other-store")
+    other = replace(tracker, account=replace(tracker.account, store=store, store_id="store-2")).again()
+    for one in (tracker, other):
+        one.plan(texts_of(12))
+    tracker.provider.script("POST", "/batches", *[accept_and_drop, drop] * 4)
+    threads = [threading.Thread(target=one.advance) for one in (tracker, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tracker.provider.books.runs == dict.fromkeys(texts_of(12), 2)
+    assert tracker.vectors() == other.vectors() and len(other.vectors()) == 12
+    assert tracker.provider.count("POST", "/batches/.*/cancel") == 0
