@@ -116,7 +116,7 @@ class Fate:
     `share` of its requests run where it is expired or cancelled (None: as many as its time allowed); of the others
     there are `batch_expired` or `batch_cancelled` lines, or none with `silent`. `hidden_s`, `unlisted_s`: how long the
     new batch is missing from GET /batches/{id} and from listings; `files_late_s`: how long its files answer 404 after
-    its end. `results` change what it brought, `files` the written files and the batch object."""
+    its end, `ids_late_s` how long their ids are null. It is unknown for `away_s` after `away_from_s`. `results` change what it brought, `files` the written files and the batch object."""
 
     ending: str = "completed"
     validating_s: float = 0.0
@@ -127,6 +127,9 @@ class Fate:
     hidden_s: float = 0.0
     unlisted_s: float = 0.0
     files_late_s: float = 0.0
+    ids_late_s: float = 0.0
+    away_from_s: float = 0.0
+    away_s: float = 0.0
     results: list[Change] = field(default_factory=list)
     files: list[Change] = field(default_factory=list)
 
@@ -170,6 +173,15 @@ class Life:
             return "in_progress" if self.held or now < self.runs_to else "finalizing"
         late = self.runs_to + self.fate.finalizing_s > self.created + self.window_s
         return "expired" if late else self.fate.ending
+
+    def is_known(self, now: float) -> bool:
+        """Whether GET /batches/{id} finds it."""
+        since = now - self.created - self.fate.away_from_s
+        return now >= self.created + self.fate.hidden_s and not 0 <= since < self.fate.away_s
+
+    def is_listed(self, now: float) -> bool:
+        since = now - self.created - self.fate.away_from_s
+        return now >= self.created + self.fate.unlisted_s and not 0 <= since < self.fate.away_s
 
     def share(self, now: float) -> float:
         """How much of it has run by this time, 0 to 1."""

@@ -347,6 +347,10 @@ SLOW: dict[str, Callable[[Chance, float], Fate]] = {
     "long_validation": lambda chance, _: Fate(validating_s=chance.uniform(0, 900), takes_s=60.0),
     "hidden": lambda chance, late: Fate(hidden_s=chance.random() * late, takes_s=HOUR),
     "unlisted": lambda chance, late: Fate(unlisted_s=chance.random() * late, takes_s=HOUR),
+    "away": lambda chance, late: Fate(
+        away_from_s=chance.uniform(0, 2 * HOUR), away_s=chance.random() * late, takes_s=HOUR
+    ),
+    "ids_late": lambda chance, late: Fate(ids_late_s=chance.random() * late),
     "files_late": lambda chance, late: Fate(files_late_s=chance.random() * late),
 }
 

@@ -391,9 +391,9 @@ class Provider:
     def _list(self, request: Request) -> Reply:
         now = self.time()
         shown = [
-            batch
+            self._shown(batch)
             for name, batch in reversed(self.batches.items())
-            if not self._unlisted[name] and now >= self.lives[name].created + self.lives[name].fate.unlisted_s
+            if not self._unlisted[name] and self.lives[name].is_listed(now)
         ]
         for batch_id, left in self._unlisted.items():
             self._unlisted[batch_id] = max(0, left - 1)
@@ -401,9 +401,15 @@ class Provider:
 
     def _batch(self, _request: Request, batch_id: str) -> Reply:
         found = self.batches.get(batch_id)
-        if not found or self.time() < self.lives[batch_id].created + self.lives[batch_id].fate.hidden_s:
+        if not found or not self.lives[batch_id].is_known(self.time()):
             return _error(404, None, f"No batch found with id '{batch_id}'.", {})
-        return _json(found)
+        return _json(self._shown(found))
+
+    def _shown(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch as it is told: the ids of its files may be late."""
+        life = self.lives[batch["id"]]
+        late = life.ended is not None and self.time() < life.ended + life.fate.ids_late_s
+        return {**batch, "output_file_id": None, "error_file_id": None} if late else batch
 
     def _cancel(self, _request: Request, batch_id: str) -> Reply:
         batch = self.batches.get(batch_id)

@@ -16,7 +16,7 @@ from embedfill.store import layout
 from embedfill.tracker.collect import Collector
 from embedfill.tracker.state import ShardState, Status
 from embedfill.tracker.submit import submit
-from tests.provider_fixtures import cut, drop, refuse, say, vector
+from tests.provider_fixtures import Provider, Reply, Request, cut, drop, refuse, say, vector
 from tests.tracker_fixtures import PATIENCE, SPACE, Tracker, make_older, texts_of
 
 CONTENT = "/files/.*/content"
@@ -84,7 +84,8 @@ def test_output_comes_before_errors(tracker: Tracker) -> None:
 @pytest.mark.parametrize("empty", [None, ""])
 def test_a_file_id_that_is_empty_is_no_file(tracker: Tracker, empty: str | None) -> None:
     shard = out(tracker, "a")
-    tracker.provider.batches[str(shard.batch_id)] |= {"output_file_id": empty, "error_file_id": empty}
+    nothing = {"output_file_id": empty, "error_file_id": empty, "request_counts": {"total": 1, "failed": 1}}
+    tracker.provider.batches[str(shard.batch_id)] |= nothing
     settle = Settle()
     assert collect(tracker, shard, settle) is not None
     assert settle.given == [("completed", [], [])]
@@ -178,14 +179,52 @@ def test_a_batch_that_is_away_for_a_moment_is_not_lost(tracker: Tracker) -> None
     assert outcome.status == "completed"
 
 
-def test_a_run_that_does_not_wait_knows_a_lost_batch_by_its_age(tracker: Tracker) -> None:
-    tracker.account.patience = replace(PATIENCE, listing_delay_s=5.0)
+def test_a_run_that_does_not_wait_looks_twice_for_a_lost_batch(tracker: Tracker) -> None:
+    """And only where it is so old that no POST of it can be under way."""
+    tracker.account.patience = replace(PATIENCE, listing_delay_s=0.05)
     shard = out(tracker, "a")
     gone(tracker, shard)
     assert tracker.again().advance(wait=False).outcomes == []
     make_older(tracker.account.store, layout.claim(SPACE, shard.shard.id, 1), 70.0)
     (outcome,) = tracker.again().advance(wait=False).outcomes
     assert outcome.status == "lost"
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_the_id_of_an_output_that_is_late_is_waited_for(tracker: Tracker, wait: bool) -> None:
+    shard = out(tracker, "a")
+    batch = tracker.provider.batches[str(shard.batch_id)]
+    right = dict(batch)
+    batch["output_file_id"] = None
+    asked = tracker.provider.handle
+
+    def later(provider: Provider, request: Request) -> Reply:
+        reply = asked(request)
+        provider.batches[right["id"]] |= right
+        return reply
+
+    tracker.provider.script("GET", "/batches/.*", later)
+    outcomes = tracker.advance(wait).outcomes or tracker.advance(wait).outcomes
+    assert [(one.status, one.vectors) for one in outcomes] == [("completed", 1)]
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_an_old_batch_that_is_away_for_a_moment_is_not_lost(tracker: Tracker, wait: bool) -> None:
+    shard = out(tracker, "a")
+    make_older(tracker.account.store, layout.claim(SPACE, shard.shard.id, 1), 7000.0)
+    tracker.provider.script("GET", "/batches/.*", refuse(404))
+    tracker.again().advance(wait)
+    (outcome,) = tracker.again().advance(wait).outcomes or tracker.state.refresh().outcomes.values()
+    assert (outcome.status, tracker.provider.count("POST", "/batches")) == ("completed", 1)
+
+
+def test_a_run_that_does_not_wait_gives_up_an_output_that_is_gone(tracker: Tracker) -> None:
+    """Else a run from cron would look for it for ever."""
+    tracker.account.patience = replace(PATIENCE, listing_delay_s=0.05)
+    shard = out(tracker, "a")
+    del tracker.provider.files[tracker.provider.batches[str(shard.batch_id)]["output_file_id"]]
+    (outcome,) = tracker.again().advance(wait=False).outcomes
+    assert (outcome.status, outcome.vectors) == ("completed", 0)
 
 
 def test_a_new_batch_that_cannot_be_read_yet_is_not_lost(tracker: Tracker) -> None:

@@ -53,7 +53,7 @@ class Advance:
         """Until every shard is settled or nothing more can be done; with `wait` False, one round. Returns earlier where
         nothing is left to submit but enough came back to be planned anew. `progress` is told how many texts are done,
         of all that were open at the start, as far as the provider says."""
-        pause_s = self.account.patience.poll_s
+        pause_s, self.collector.waits = self.account.patience.poll_s, wait
         while True:
             before = (self.done.submitted, len(self.done.outcomes))
             try:

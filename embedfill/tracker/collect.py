@@ -27,6 +27,7 @@ class Collector:
 
     account: Account
     settle: Settle
+    waits: bool = True  # False: a run that looks once and leaves
     missing_since: dict[str, float] = field(default_factory=dict)
 
     def poll(self, submitted: list[ShardState]) -> dict[str, Batch | None]:
@@ -42,6 +43,8 @@ class Collector:
                     break
         for batch_id in wanted - found.keys():
             found[batch_id] = self.account.client.batch(batch_id)
+            if found[batch_id] is None:
+                self.missing_since.setdefault(batch_id, self.account.clock.now())
         return found
 
     def collect(self, state: State, shard: ShardState, batch: Batch | None) -> Outcome | None:
@@ -74,6 +77,8 @@ class Collector:
         return True
 
     def _settle(self, state: State, shard: ShardState, batch: Batch, folder: Path) -> Outcome | None:
+        if _owes_output(batch) and not self._gone(f"output of {batch.id}", lambda: self._has_output(batch.id)):
+            return None
         files = self._download(batch, folder)
         if files is None:
             return None
@@ -91,16 +96,18 @@ class Collector:
                         self.account.client.download(file_id, path)
                     files.append(path)
                 except MissingError:
-                    if not self._long_missing(file_id):
+                    if not self._gone(file_id, lambda: self._knows_file(file_id)):  # noqa: B023 - called at once
                         return None
         self.account.at("after-download")
         return files
 
     def _lost(self, state: State, shard: ShardState) -> Outcome | None:
         """A batch that the provider no longer knows is looked for as long as a listing may be late, then given up:
-        its texts go out again. One of long ago is given up at once: a run that does not wait looks once."""
-        age_s = store_time(self.account.store) - shard.claimed_at
-        if not self._long_missing(str(shard.batch_id)) and age_s <= self.account.patience.claim_ttl_s:
+        its texts go out again."""
+        age_s, batch_id = store_time(self.account.store) - shard.claimed_at, str(shard.batch_id)
+        if not self.waits and age_s <= self.account.patience.claim_ttl_s:
+            return None
+        if not self._gone(batch_id, lambda: self.account.client.batch(batch_id) is not None):
             return None
         if not self.account.tidy and age_s < _FILE_LIFE_S and not self._knows_file(state.claim(shard).file_id):
             raise ProviderError(
@@ -123,9 +130,21 @@ class Collector:
             raise
         return True
 
-    def _long_missing(self, name: str) -> bool:
-        first = self.missing_since.setdefault(name, self.account.clock.now())
-        return self.account.clock.now() - first >= self.account.patience.listing_delay_s
+    def _has_output(self, batch_id: str) -> bool:
+        batch = self.account.client.batch(batch_id)
+        return batch is not None and not _owes_output(batch)
+
+    def _gone(self, name: str, is_there: Callable[[], bool]) -> bool:
+        """Whether something was missing for as long as a listing may be late. A run that does not wait looks again
+        after that time: a moment's 404 is not the loss of what is paid."""
+        now = self.account.clock.now()
+        left_s = self.missing_since.setdefault(name, now) + self.account.patience.listing_delay_s - now
+        if left_s <= 0:
+            return True
+        if self.waits:
+            return False
+        self.account.clock.sleep(left_s)
+        return not is_there()
 
     def _key(self, shard: ShardState) -> str:
         return layout.outcome(self.account.space, shard.shard.id, shard.attempt)
@@ -138,3 +157,8 @@ class Collector:
         self.account.at("after-outcome")
         state.add_outcome(self._key(shard), outcome)
         return outcome
+
+
+def _owes_output(batch: Batch) -> bool:
+    """Whether requests succeeded, by the counts, of which there is no file: its id may only be late."""
+    return bool(batch.request_counts and batch.request_counts.completed > 0 and not batch.output_file_id)
