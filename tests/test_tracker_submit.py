@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 import pytest
 
-from embedfill.errors import BillingError, ProviderError, RefusedError
+from embedfill.errors import BillingError, ProviderError, RefusedError, StoreError
 from embedfill.store import layout
+from embedfill.store.memory import MemoryStore
 from embedfill.tracker.maker import in_hand
-from embedfill.tracker.state import Status, reference
+from embedfill.tracker.state import State, Status, reference
 from embedfill.tracker.submit import submit
 from tests.provider_fixtures import (
     Provider,
@@ -225,3 +226,78 @@ def test_attempts_are_counted_up(tracker: Tracker) -> None:
         assert (shard.attempt, shard.status) == (number, Status.PLANNED)
     assert submit(tracker.account, shard)
     assert len(tracker.keys("claims/")) == 12 and shard.attempt == 12
+
+
+def test_what_is_withdrawn_is_not_posted_and_leaves_no_file(tracker: Tracker) -> None:
+    shard = tracker.planned("a")
+    seen: list[int] = []
+
+    def withdraw() -> str:
+        seen.append(len(tracker.keys("claims/")))
+        return "too dear"
+
+    assert submit(tracker.account, shard, withdraw) is False
+    assert seen == [1] and tracker.provider.count("POST", "/batches") == 0
+    assert orjson.loads(tracker.reference(shard)) == {"batch_id": None, "reason": "too dear"}
+    assert shard.status is Status.PLANNED and tracker.provider.files == {}
+    assert submit(tracker.account, shard) and shard.attempt == 2
+
+
+def test_the_file_of_a_refused_post_is_deleted(tracker: Tracker) -> None:
+    shard = tracker.planned("a")
+    tracker.provider.script("POST", "/batches", refuse(400))
+    tracker.provider.script("DELETE", "/files/.*", refuse(403), refuse(403))
+    for _ in range(3):
+        with pytest.raises(RefusedError):
+            submit(tracker.account, shard)
+        tracker.provider.script("POST", "/batches", refuse(400))
+    assert len(tracker.provider.files) == 2  # those that the provider did not let go
+
+
+@pytest.mark.parametrize("answer", ["accepted and dropped", "500"])
+def test_the_file_of_a_claim_in_doubt_stays(tracker: Tracker, answer: str) -> None:
+    shard = tracker.planned("a")
+    tracker.provider.script("POST", "/batches", UNCLEAR[answer])
+    submit(tracker.account, shard)
+    assert len([name for name in tracker.provider.files if name.startswith("file-")]) == 1
+
+
+class LostAnswers(MemoryStore):
+    """Claims are written, or not, and the answer is lost. Then it may not be reachable at all for a while."""
+
+    def __init__(self, written: bool, readable: bool) -> None:
+        super().__init__()
+        self.written, self.readable = written, readable
+        self.troubled = True
+
+    def create(self, key: str, data: bytes) -> bool:
+        if not (self.troubled and key.startswith("claims/")):
+            return super().create(key, data)
+        if self.written:
+            super().create(key, data)
+        raise StoreError("no answer from the bucket")
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        if self.troubled and not self.readable and key.startswith("claims/"):
+            raise StoreError("no answer from the bucket")
+        return super().read(key, start, stop)
+
+
+@pytest.mark.parametrize(("written", "readable"), [(True, True), (True, False), (False, True)])
+def test_a_claim_whose_answer_was_lost_is_looked_at(tracker: Tracker, written: bool, readable: bool) -> None:
+    store = LostAnswers(written, readable)
+    tracker.account.store = tracker.account.cache.store = tracker.state.store = store
+    tracker.state = State(store, tracker.account.cache, SPACE)
+    shard = tracker.planned("a")
+    if written and readable:
+        assert submit(tracker.account, shard)
+        assert tracker.claim(shard).attempt == 1
+        return
+    with pytest.raises(StoreError, match="no answer"):
+        submit(tracker.account, shard)
+    assert tracker.provider.count("POST", "/batches") == 0 and in_hand == set()
+    store.troubled = False
+    tracker.state.refresh()
+    assert shard.status is (Status.CLAIMED if written else Status.PLANNED)
+    tracker.advance()
+    assert len(tracker.provider.batches) == 1 and len(tracker.vectors()) == 1
