@@ -1,5 +1,7 @@
 """Batches near the end of their window are told of, once each."""
 
+from typing import Any
+
 import pytest
 
 from embedfill.batchapi.models import Batch
@@ -13,7 +15,7 @@ from tests.virtual_fixtures import VirtualClock
 HOUR = 3600.0
 
 
-def batch(name: str = "batch-1", **values: object) -> Batch:
+def batch(name: str = "batch-1", **values: Any) -> Batch:
     told = {"id": name, "input_file_id": "f", "status": "in_progress", "created_at": 1000, "expires_at": 1000 + 86_400}
     return Batch.model_validate({**told, **values})
 
@@ -35,7 +37,7 @@ def alarm(tracker: Tracker, virtual: VirtualClock, notes: list[str]) -> Alarm:
 
 def test_a_batch_that_nears_its_window_is_told_of_once(alarm: Alarm, virtual: VirtualClock, notes: list[str]) -> None:
     shard = submitted("batch-1", virtual.time())
-    hours = []
+    hours: list[int] = []
     for hour in range(24):
         alarm.look([shard], {"batch-1": batch()})
         hours += [hour] * (len(notes) - len(hours))
@@ -76,5 +78,5 @@ def test_the_clock_of_the_store_is_not_asked_in_every_round(alarm: Alarm, virtua
         ({"expires_at": None, "completion_window": "soon"}, 0.0),
     ],
 )
-def test_the_window_of_a_batch(values: dict[str, object], seconds: float) -> None:
+def test_the_window_of_a_batch(values: dict[str, Any], seconds: float) -> None:
     assert window_s(batch(**values)) == seconds

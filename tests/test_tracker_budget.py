@@ -48,8 +48,9 @@ def test_sums_over_what_is_settled_submitted_and_claimed(tracker: Tracker) -> No
     tracker.planned(*texts_of(5, start=9))
     found = sums_of(tracker.again().state.refresh(), price_of)
     assert found.spent_usd == pytest.approx(0.003)
-    assert (found.posted.tokens, found.posted.requests, found.posted.usd) == (4, 1, pytest.approx(0.004))
-    assert (found.claimed.tokens, found.claimed.requests, found.claimed.usd) == (2, 1, pytest.approx(0.002))
+    assert (found.posted.tokens, found.posted.requests) == (4, 1)
+    assert (found.claimed.tokens, found.claimed.requests) == (2, 1)
+    assert [found.posted.usd, found.claimed.usd] == pytest.approx([0.004, 0.002])
     assert (found.tokens, found.requests) == (6, 2)
     assert sums_of(tracker.state, price_of, besides=doubtful.shard.id).tokens == 4
 

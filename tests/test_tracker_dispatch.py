@@ -252,7 +252,7 @@ class Pair:
 
     def run(self, texts: int) -> None:
         self.trackers[0].plan(texts_of(texts), shard_tokens=None)
-        self.turns.run(*(lambda one=one: self.done.append(one.advance()) for one in self.trackers))  # type: ignore[misc]
+        self.turns.run(*(lambda one=one: self.done.append(one.advance()) for one in self.trackers))
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

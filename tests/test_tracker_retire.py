@@ -79,9 +79,9 @@ def test_shards_over_the_providers_limit_are_cut_down_until_they_fit(
 ) -> None:
     """The configured limit is far from the true one, and all that was planned is larger than it."""
     monkeypatch.setattr(quota_module, "_HOLD_S", 0.001)
-    tracker.provider.max_enqueued_tokens = 6
-    tracker.quota = Quota(40, None)
-    texts, planned = texts_of(64), list[Shard]()
+    tracker.provider.max_enqueued_tokens = 3
+    tracker.quota = Quota(20, None)
+    texts, planned = texts_of(40), list[Shard]()
     for _ in range(40):
         planned += plan(tracker, texts)
         if not tracker.state.open():
