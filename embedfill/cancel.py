@@ -78,7 +78,7 @@ class _Cancel:
             return self.done
         if not self.options.confirm(self.done):
             raise UsageError("nothing was cancelled", "see what is in flight with: embedfill status CONFIG")
-        collector = Collector(self.account, settler_of(self.project, self.options.at))
+        collector = Collector(self.account, settler_of(self.project, self.options.at), self.options.wait)
         with self.options.progress.stage("cancel", len(names), "batches") as stage:
             self._until_ended(names, collector, Doubts(self.account), stage)
         return self.done
