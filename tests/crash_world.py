@@ -16,13 +16,18 @@ from typing import Any, ClassVar
 from embedfill import ids
 from embedfill.config import load
 from embedfill.errors import ProviderError
+from embedfill.index.publish import current
+from embedfill.leftovers import parts_of, snapshot_keys
 from embedfill.loader.packs import read_pack
-from embedfill.project import open_project
+from embedfill.project import Project, open_project
 from embedfill.prune import prune
+from embedfill.retrieve import open_index
 from embedfill.run import Summary, run
-from embedfill.store.cache import Cache
+from embedfill.store import layout
+from embedfill.store.cache import Cache, parse_json
 from embedfill.store.local import LocalStore
 from embedfill.tracker.state import State
+from embedfill.tracker.sweeps import absent
 from tests.chain_fixtures import Chain, documents
 from tests.crash_worker import (
     PARKED,
@@ -52,7 +57,8 @@ _BATCH = {"max_inputs": 10, "inputs_per_request": 5, "poll_s": 0.002, "listing_d
 
 @dataclass(frozen=True)
 class Figures:
-    """What a case came to. `planned` and `created` are batches; `unbilled` of the created ones failed without running.
+    """What a case came to. `planned` and `created` are batches; `unbilled` of the created ones came after their claim was
+    given up, and failed without running.
     `twice` are texts that were billed more often than needed, `lost` those without a vector, `unequal` those whose
     vector is not just the one of a run without kills. `open` shards have no outcome; `spent` are tokens by our outcomes,
     `billed` by the provider's books."""
@@ -70,7 +76,7 @@ class Figures:
 
     @property
     def as_promised(self) -> bool:
-        exact = self.created - self.unbilled <= self.planned <= self.created and self.spent == self.billed
+        exact = self.created - self.unbilled == self.planned and self.spent == self.billed
         return exact and not (self.twice or self.lost or self.unequal or self.open)
 
 
@@ -155,7 +161,7 @@ class World:
 
     def figures(self) -> Figures:
         state, texts, books = self.state(), self.job.texts, self.provider.books
-        found = vectors(state)
+        found, known = vectors(state), {outcome.batch_id for outcome in state.outcomes.values()}
         wanted = {ids.text_id(text): vector(text).tobytes() for text in texts}
         spent = sum(outcome.prompt_tokens for outcome in state.outcomes.values())
         assert round(sum(outcome.cost_usd or 0.0 for outcome in state.outcomes.values()) / PRICE * 1e6) == spent
@@ -163,7 +169,7 @@ class World:
             kills=self.kills,
             planned=sum(not shard.retired for shard in state.shards.values()),
             created=books.batches,
-            unbilled=sum(batch["status"] == "failed" for batch in self.provider.batches.values()),
+            unbilled=sum(one["status"] == "failed" for name, one in self.provider.batches.items() if name not in known),
             twice=sum(more > 0 for more in books.overpaid(books.runs).values()),
             lost=sum(text_id not in found for text_id in wanted),
             unequal=sum(found.get(text_id, {right}) != {right} for text_id, right in wanted.items()),
@@ -234,9 +240,25 @@ class RunWorld(World):
         summary: Summary = run(load(self.configure(**changes)))
         assert (summary.documents, summary.texts, summary.rejected) == (texts, texts, 0)
 
+    def check(self, **changes: Any) -> Figures:
+        """Also that what is published by now, if anything, is whole: another run would mend it and say nothing."""
+        self.configure(**changes)
+        published = current(self.project.store, self.project.cache)
+        if published.snapshot is not None:
+            catalog = layout.catalog(published.snapshot.catalog)
+            keys = {*snapshot_keys(published.name, published.snapshot), catalog}
+            keys |= set(parts_of(catalog, parse_json(catalog, self.project.store.read(catalog))))
+            assert not absent(self.project.store, keys)
+            open_index(self.project, published.snapshot)
+        return super().check(**changes)
+
+    @property
+    def project(self) -> Project:
+        return open_project(load(self.chain.config_path))
+
     @property
     def space(self) -> str:
-        return open_project(load(self.configure())).space.id
+        return self.project.space.id
 
 
 def vectors(state: State) -> dict[bytes, set[bytes]]:
