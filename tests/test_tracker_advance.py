@@ -336,3 +336,56 @@ def test_whatever_happens_every_text_is_paid_once(tracker: Tracker, seed: int) -
     complete(tracker, texts)
     posted = {batch["metadata"]["embedfill_shard"] for batch in tracker.provider.batches.values()}
     assert len(posted) == len(tracker.provider.batches) == 6
+
+
+def test_the_provider_is_asked_for_lost_batches_before_the_first_submission(tracker: Tracker) -> None:
+    """Claim and reference are gone, the batch is not."""
+    tracker.provider.hold = True
+    tracker.plan(texts_of(5))
+    tracker.advance(wait=False)
+    for prefix in ("claims/", "batches/"):
+        for key in tracker.keys(prefix):
+            tracker.account.store.delete(key)
+    tracker.provider.finish()
+    other = tracker.again()
+    assert other.advance().submitted == 0
+    complete(tracker, texts_of(5))
+
+
+def test_texts_that_came_back_go_out_while_the_rest_is_waited_for(tracker: Tracker) -> None:
+    """One of two batches expires with nothing done: the loop ends early, so that its texts can be planned."""
+    tracker.provider.hold = True
+    tracker.provider.absent = set(texts_of(10))
+    tracker.plan(texts_of(20))
+    tracker.advance(wait=False)
+    tracker.provider.finish(next(iter(tracker.provider.batches)))
+    done = tracker.advance()
+    assert [(outcome.vectors, outcome.texts) for outcome in done.outcomes] == [(0, 10)]
+    assert [shard.status for shard in tracker.state.open()] == [Status.SUBMITTED]
+    tracker.provider.absent = set()
+    assert [shard.texts for shard in tracker.plan(texts_of(20))] == [10]
+    tracker.provider.hold = False
+    tracker.provider.finish()
+    assert tracker.advance().submitted == 1
+    assert len(tracker.vectors()) == 20
+
+
+def test_a_billing_limit_while_polling_is_endured(tracker: Tracker) -> None:
+    tracker.provider.hold = True
+    tracker.plan(texts_of(5))
+    tracker.advance(wait=False)
+    tracker.plan(texts_of(10))
+    limit = refuse(429, "insufficient_quota", "you have run out")
+    tracker.provider.script("GET", "/batches.*", limit, limit, finish)
+    done = tracker.again().advance()
+    assert done.parked is not None and "you have run out" in done.parked.message
+    assert len(tracker.vectors()) == 5 and tracker.provider.count("POST", "/batches") == 1
+
+
+def test_all_that_has_ended_is_collected_before_the_run_gives_up(tracker: Tracker) -> None:
+    tracker.provider.endings = ["expired"] * 4
+    tracker.provider.absent = set(texts_of(35))
+    tracker.plan(texts_of(35))
+    with pytest.raises(ProviderError, match="in a row brought no vector"):
+        tracker.advance()
+    assert len(tracker.again().state.refresh().outcomes) == 4
