@@ -1,6 +1,7 @@
 """How a long call tells where it stands: a protocol with a silent implementation. Rendering is the command line's."""
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -15,6 +16,19 @@ class Progress(Protocol):
 
     def note(self, message: str) -> None:
         """One line that a user should see."""
+
+
+@dataclass(slots=True)
+class Steps:
+    """Turns a word on how much is done, which may fall back, into a stage's steps."""
+
+    stage: Stage
+    shown: int = 0
+
+    def see(self, done: int) -> None:
+        if done > self.shown:
+            self.stage.advance(done - self.shown)
+            self.shown = done
 
 
 class _Silent:

@@ -28,7 +28,7 @@ from embedfill.index.assemble import assemble
 from embedfill.index.publish import Publication, content_of, current, publish, save
 from embedfill.leftovers import catalog_keys, snapshot_keys
 from embedfill.loader.settle import Settler
-from embedfill.progress import Progress, Quiet, Stage
+from embedfill.progress import Progress, Quiet, Steps
 from embedfill.project import Project, open_project
 from embedfill.providers.client import BatchClient
 from embedfill.records import Catalog, Counts, Outcome, Snapshot
@@ -218,7 +218,7 @@ class _Run:
         self._finish_tail(account, settle, state)
         texts = sum(shard.shard.texts for shard in state.open())
         with self.options.progress.stage("embed", texts, "texts") as stage:
-            done = advance.run(self.options.wait, _Texts(stage).see)
+            done = advance.run(self.options.wait, Steps(stage).see)
         self.outcomes += done.outcomes
         self.submitted += done.submitted
         self.summary.parked = done.parked
@@ -314,19 +314,6 @@ class _Run:
             yield
         finally:
             self.summary.seconds[stage] = round(self.summary.seconds.get(stage, 0.0) + time.monotonic() - start, 3)
-
-
-@dataclass(slots=True)
-class _Texts:
-    """Turns the tracker's word on how much is done, which may fall back, into a stage's steps."""
-
-    stage: Stage
-    shown: int = 0
-
-    def see(self, done: int) -> None:
-        if done > self.shown:
-            self.stage.advance(done - self.shown)
-            self.shown = done
 
 
 def scan(project: Project, progress: Progress, anew: bool = False) -> tuple[str, Catalog]:

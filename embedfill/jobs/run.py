@@ -31,7 +31,7 @@ from embedfill.jobs.results import Totals, write_results
 from embedfill.jobs.settle import JobSettler
 from embedfill.jobs.spool import Spool, SpoolWriter
 from embedfill.jobs.table import read_table
-from embedfill.progress import Progress, Quiet, Stage
+from embedfill.progress import Progress, Quiet, Steps
 from embedfill.records import Outcome
 from embedfill.tracker.advance import Advance
 from embedfill.tracker.forgive import forgive
@@ -197,7 +197,7 @@ class _Run:
             advance = Advance(job.account(client, options.at), self.state, settle, self.quota, options.progress.note)
             requests = sum(shard.shard.texts for shard in self.state.open())
             with options.progress.stage("answer", requests, "requests") as stage:
-                done = advance.run(options.wait, _Steps(stage).see)
+                done = advance.run(options.wait, Steps(stage).see)
         self.outcomes += done.outcomes
         self.summary.batches += done.submitted
         self.summary.parked = done.parked
@@ -242,19 +242,6 @@ class _Run:
         with self.options.progress.stage("results", len(self.spool), "rows") as stage:
             self.summary.totals = write_results(self.spool, self.state, self.out, attempts, self.job.prompt)
             stage.advance(self.summary.totals.rows)
-
-
-@dataclass(slots=True)
-class _Steps:
-    """Turns the tracker's word on how much is done, which may fall back, into a stage's steps."""
-
-    stage: Stage
-    shown: int = 0
-
-    def see(self, done: int) -> None:
-        if done > self.shown:
-            self.stage.advance(done - self.shown)
-            self.shown = done
 
 
 def estimate(job: OpenJob, spool: Spool, state: State) -> JobEstimate:
