@@ -287,7 +287,6 @@ def _other_model(_ended: Ended, result: Result, _chance: Chance) -> None:
 
 def _no_usage(_ended: Ended, result: Result, _chance: Chance) -> None:
     result.body["usage"] = None
-    result.told = False
 
 
 def _constants(_ended: Ended, result: Result, _chance: Chance) -> None:

@@ -139,6 +139,26 @@ def test_tokens_are_the_batchs_word_else_the_sum_of_its_lines(
     assert replace(settler, price_per_million=None)(state, batch(usage=usage), files).cost_usd is None
 
 
+@pytest.mark.parametrize(
+    ("lines", "usage", "tokens", "anomalies"),
+    [
+        ([None, None], None, 24, {"usage_missing": 2}),  # two requests of four texts of three tokens
+        ([None, {"prompt_tokens": 5}], None, 17, {"usage_missing": 1}),
+        ([{"prompt_tokens": 0}, {"total_tokens": 6}], {"input_tokens": 0}, 18, {"usage_missing": 1}),
+        ([None, None], {"input_tokens": 11}, 11, {}),
+    ],
+)  # fmt: skip
+def test_what_nobody_says_the_cost_of_is_counted_by_ourselves(
+    settler: Settler, state: ShardState, tmp_path: Path, lines: list[Any], usage: Any, tokens: int, anomalies: Any
+) -> None:
+    given = [success(state.shard, 0, _1=None), success(state.shard, 1)]  # one vector is of no use; it was paid
+    for line, said in zip(given, lines, strict=True):
+        line["response"]["body"]["usage"] = said
+    outcome = settler(state, batch(usage=usage), file(tmp_path, [*given, failure(state.shard, 2)]))
+    assert (outcome.prompt_tokens, outcome.cost_usd) == (tokens, tokens * 2.0 / 1e6)
+    assert outcome.anomalies == {"bad_vector": 1, **anomalies}
+
+
 def test_the_spending_agrees_with_the_lines_or_says_so(settler: Settler, state: ShardState, tmp_path: Path) -> None:
     files = file(tmp_path, [success(state.shard, 0), success(state.shard, 1)])
     assert settler(state, batch(usage={"input_tokens": 10}), files).anomalies == {}

@@ -386,6 +386,6 @@ def test_all_that_has_ended_is_collected_before_the_run_gives_up(tracker: Tracke
     tracker.provider.endings = ["expired"] * 4
     tracker.provider.absent = set(texts_of(35))
     tracker.plan(texts_of(35))
-    with pytest.raises(ProviderError, match="in a row brought no vector"):
+    with pytest.raises(ProviderError, match="in a row brought nothing"):
         tracker.advance()
     assert len(tracker.again().state.refresh().outcomes) == 4

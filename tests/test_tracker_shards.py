@@ -18,6 +18,7 @@ from embedfill.tracker.shards import (
     Packed,
     Packer,
     Packing,
+    request_tokens,
     shard_ids,
     shard_record,
     write_batch_file,
@@ -252,6 +253,8 @@ def test_a_shard_is_read_back_as_it_was(tmp_path: Path) -> None:
     text_ids, requests = shard_ids(tmp_path / "x")
     assert ids.tolist(text_ids) == [row[1] for row in packed.rows]
     assert requests.tolist() == [row[0] for row in packed.rows]
+    counted = [sum(row[3] for row in packed.rows if row[0] == request) for request in range(packed.requests)]
+    assert request_tokens(tmp_path / "x", packed.requests).tolist() == counted
     assert pq.read_table(tmp_path / "x").column("text").to_pylist() == [text for text, _, _ in values]
     path, _ = batch_file(packed, tmp_path)
     sent = [text for line in path.read_bytes().split(b"\n")[:-1] for text in orjson.loads(line)["body"]["input"]]

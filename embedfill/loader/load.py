@@ -43,13 +43,15 @@ class Requests:
 @dataclass(slots=True)
 class Loaded:
     """What a batch brought. `refusals` are the provider's errors, `unusable` its answers that made no sense, per text.
-    `anomalies` counts what was odd, by kind; `odd_lines` are the first of them."""
+    `unmetered` requests ran, and no line says what they cost. `anomalies` counts what was odd, by kind; `odd_lines` are
+    the first of them."""
 
     vectors: int = 0
     prompt_tokens: int = 0
     ids: bytes = b""
     refusals: list[Refusal] = field(default_factory=list)
     unusable: list[Refusal] = field(default_factory=list)
+    unmetered: list[int] = field(default_factory=list)
     anomalies: Counter[str] = field(default_factory=Counter)
     odd_lines: list[str] = field(default_factory=list)
 
@@ -77,6 +79,7 @@ class _Loading:
         loaded = self.loaded
         loaded.vectors = writer.rows
         loaded.prompt_tokens = sum(self.tokens.values())
+        loaded.unmetered = [request for request, tokens in self.tokens.items() if not tokens]
         loaded.ids = writer.sorted_ids()
         for request, result in self.failed.items():
             loaded.refusals += self._refusals(request, result)

@@ -18,7 +18,7 @@ from embedfill.records import Outcome, Shard
 from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
-from embedfill.tracker.shards import shard_ids
+from embedfill.tracker.shards import request_tokens, shard_ids
 from embedfill.tracker.state import ShardState
 
 _KEEP_ERRORS = 20
@@ -68,10 +68,7 @@ class Settler:
         return (key,)
 
     def _outcome(self, state: ShardState, batch: Batch, loaded: Loaded, packs: tuple[str, ...]) -> Outcome:
-        stated = batch.usage.input_tokens if batch.usage else 0
-        if stated and loaded.prompt_tokens and stated != loaded.prompt_tokens:
-            loaded.anomalies["usage_differs"] += 1
-        tokens = stated or loaded.prompt_tokens
+        tokens = self._billed(state.shard, batch, loaded)
         return Outcome(
             shard=state.shard.id,
             attempt=state.attempt,
@@ -89,6 +86,20 @@ class Settler:
             completion_tokens=0,
             seconds=_seconds(batch),
         )
+
+    def _billed(self, shard: Shard, batch: Batch, loaded: Loaded) -> int:
+        """The batch's word, else the sum of its lines'; of those that say nothing, our own count of what they answer:
+        better a guess in the spending record than something that was had for nothing."""
+        stated = batch.usage.input_tokens if batch.usage else 0
+        if stated:
+            if loaded.prompt_tokens and stated != loaded.prompt_tokens:
+                loaded.anomalies["usage_differs"] += 1
+            return stated
+        if not loaded.unmetered:
+            return loaded.prompt_tokens
+        loaded.anomalies["usage_missing"] += len(loaded.unmetered)
+        counted = request_tokens(self.cache.path(shard.key), shard.requests)
+        return loaded.prompt_tokens + int(counted[loaded.unmetered].sum())
 
     def _put_refusals(self, loaded: Loaded) -> str | None:
         """What cost texts a try and the lines that made no sense, as one small object; None without any."""

@@ -124,7 +124,7 @@ class Quota:
         if self.fruitless >= _FRUITLESS:
             words = "; ".join(outcome.errors) or f"status {outcome.status}"
             raise ProviderError(
-                f"{self.fruitless} batches in a row brought no vector, the last one {outcome.batch_id}: {words}",
+                f"{self.fruitless} batches in a row brought nothing, the last one {outcome.batch_id}: {words}",
                 "nothing is lost: mend the cause and run again",
             )
 

@@ -160,6 +160,14 @@ def shard_ids(path: Path) -> tuple[IdArray, NDArray[np.int32]]:
     return ids.from_arrow(table.column("text_id")), table.column("request").to_numpy()
 
 
+def request_tokens(path: Path, requests: int) -> NDArray[np.int64]:
+    """Our own count of the prompt tokens of each request of a shard, shape (requests,)."""
+    table = pq.read_table(path, columns=["request", "tokens"])
+    found = np.zeros(requests, np.int64)
+    np.add.at(found, table.column("request").to_numpy(), table.column("tokens").to_numpy())
+    return found
+
+
 # (custom_id, the texts of one request) -> its line of the batch file
 Line = Callable[[str, list[str]], bytes]
 
