@@ -56,6 +56,21 @@ def test_answers_stand_in_the_order_of_the_input_with_usage_and_cost(job: Job) -
     assert summary.completion_tokens == 30 and {row["source_row"] for row in rows} == set(range(1, 31))
 
 
+def silent(ended: Ended) -> None:
+    """Nobody says what it cost."""
+    ended.batch["usage"] = None
+    for result in ended.results:
+        del result.body["usage"]
+
+
+def test_what_nobody_says_the_cost_of_is_counted_by_ourselves(job: Job) -> None:
+    job.provider.fates = [Fate(results=(silent,))]
+    summary = run(job.write_lines(lines(3)), prices={"tiny-chat": {"input": 1.0, "output": 10.0}})
+    counted = [-(-len(subject(number).encode()) // 3) + 7 for number in range(3)]
+    assert [row["prompt_tokens"] for row in job.results()] == counted and summary.prompt_tokens == sum(counted)
+    assert summary.cost_usd == pytest.approx(sum(counted) / 1e6)
+
+
 def test_what_is_answered_is_never_sent_again_and_a_changed_body_is(job: Job) -> None:
     run(job.write_lines(lines(10)))
     assert run(job).answered == 0

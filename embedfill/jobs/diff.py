@@ -3,9 +3,6 @@
 Rows are matched by custom_id, whatever their order. Memory holds some sixty bytes a row: digests, not answers.
 """
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +21,7 @@ from embedfill.ids import IdArray
 from embedfill.jobs.content import answer_text
 from embedfill.jobs.ordered import Ordered
 from embedfill.jobs.results import METADATA_KEY
+from embedfill.jobs.whole import parts_of, whole
 
 CHANGED = pa.schema(
     [("custom_id", pa.string())]
@@ -167,12 +165,12 @@ def _write_changed(sides: list[_Reader], changed: NDArray[np.bool_], other: NDAr
     places_b = np.full(sides[1].kept.sum(), -1, np.int64)
     places_b[other[changed]] = np.arange(count)
     masks, places = (changed, places_b >= 0), (place_a, places_b)
-    temp = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    folder = temp.with_suffix(".parts")
+    size = sides[0].path.stat().st_size * 4
     try:
         with (
-            Ordered(folder / "a", _SIDE, count, sides[0].path.stat().st_size * 4) as one,
-            Ordered(folder / "b", _SIDE, count, sides[0].path.stat().st_size * 4) as two,
+            whole(out) as temp,
+            Ordered(parts_of(temp) / "a", _SIDE, count, size) as one,
+            Ordered(parts_of(temp) / "b", _SIDE, count, size) as two,
             pq.ParquetWriter(temp, CHANGED, compression="zstd") as writer,
         ):
             for side, mask, place, ordered in zip(sides, masks, places, (one, two)):
@@ -182,9 +180,5 @@ def _write_changed(sides: list[_Reader], changed: NDArray[np.bool_], other: NDAr
                 columns = [left["custom_id"]]
                 columns += [part[name] for name in _SIDE.names[1:] for part in (left, right)]
                 writer.write_table(pa.Table.from_arrays(columns, schema=CHANGED))
-        temp.replace(out)
     except OSError as error:
         raise UsageError(f"{out}: {error.strerror or error}", "give another --out") from None
-    finally:
-        temp.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)

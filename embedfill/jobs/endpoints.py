@@ -37,13 +37,15 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`asks` is the body's key that must be there, `exact` whether its tokens are just those of its texts."""
+    """`asks` is the body's key that must be there, `exact` whether its tokens are just those of its texts, `metered`
+    whether its answers say what they cost."""
 
     path: str
     asks: str
     measure: Callable[[Body], Measured]
     exact: bool = False
     generates: bool = True
+    metered: bool = True
 
 
 def _inputs(value: object) -> Measured:
@@ -140,7 +142,7 @@ ENDPOINTS = {
         Endpoint("/v1/responses", "input", _responses),
         Endpoint("/v1/completions", "prompt", _completions),
         Endpoint(EMBEDDINGS, "input", _embeddings, exact=True, generates=False),
-        Endpoint("/v1/moderations", "input", _moderations, generates=False),
+        Endpoint("/v1/moderations", "input", _moderations, generates=False, metered=False),
     )
 }
 

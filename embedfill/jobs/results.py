@@ -28,6 +28,7 @@ from embedfill.jobs.answers import ANSWERS, read_answers
 from embedfill.jobs.ordered import Ordered
 from embedfill.jobs.prompt import Prompt
 from embedfill.jobs.spool import Spool
+from embedfill.jobs.whole import whole
 from embedfill.tracker.plan import refused_in
 from embedfill.tracker.state import State
 
@@ -80,23 +81,19 @@ class Totals:
 def write_results(spool: Spool, state: State, out: Path, max_attempts: int, prompt: Prompt | None) -> Totals:
     """Joins the input's rows with their answers. Raises UsageError where `out` cannot be written."""
     totals = Totals()
-    temp = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}")
     folder = state.cache.scratch("jobs", f"{os.getpid()}-{secrets.token_hex(4)}")
-    metadata = {METADATA_KEY: orjson.dumps(_metadata(spool, prompt))}
+    schema = RESULTS.with_metadata({METADATA_KEY: orjson.dumps(_metadata(spool, prompt))})
     try:
-        with pq.ParquetWriter(
-            temp, RESULTS.with_metadata(metadata), compression="zstd", use_dictionary=_DICTIONARIES
-        ) as writer:
+        with (
+            whole(out) as temp,
+            pq.ParquetWriter(temp, schema, compression="zstd", use_dictionary=_DICTIONARIES) as writer,
+        ):
             for table in _joined(spool, state, folder, max_attempts, prompt.version if prompt else None):
                 totals.add(table)
                 writer.write_table(table)
-        with temp.open("rb") as file:
-            os.fsync(file.fileno())
-        temp.replace(out)
     except OSError as error:
         raise UsageError(f"{out}: {error.strerror or error}", "give another --out") from None
     finally:
-        temp.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
     return totals
 

@@ -31,7 +31,7 @@ from embedfill.jobs.results import Totals, write_results
 from embedfill.jobs.settle import JobSettler
 from embedfill.jobs.spool import Spool, SpoolWriter
 from embedfill.jobs.table import read_table
-from embedfill.progress import Progress, Quiet, Steps
+from embedfill.progress import Progress, Quiet, Stage, Steps
 from embedfill.records import Outcome
 from embedfill.tracker.advance import Advance
 from embedfill.tracker.forgive import forgive

@@ -1,7 +1,8 @@
 """An ended batch to its outcome: its result lines become a pack of answers and, where refused, refusals.
 
 Every request that has an answer is in the pack, in the order of its shard; the ids beside the pack are those of the
-successes alone. What failed by the provider's own fault, or never ran, is in neither: it goes out again.
+successes alone. What failed by the provider's own fault, or never ran, is in neither: it goes out again. An answer that
+does not say what it cost is taken to have had as many prompt tokens as we counted; what it generated is not known.
 """
 
 import secrets
@@ -16,14 +17,14 @@ import orjson
 from embedfill import ids
 from embedfill.batchapi.models import Batch
 from embedfill.jobs.answers import Answer, AnswerWriter
-from embedfill.jobs.endpoints import usage_of
+from embedfill.jobs.endpoints import ENDPOINTS, usage_of
 from embedfill.jobs.lines import Line, Lines, words
 from embedfill.jobs.pricing import Pricing, cost
 from embedfill.records import Outcome, Refusal
 from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
-from embedfill.tracker.shards import shard_ids
+from embedfill.tracker.shards import request_tokens, shard_ids
 from embedfill.tracker.state import ShardState
 
 _KEEP_ERRORS = 20
@@ -41,6 +42,7 @@ class _Sums:
     good: list[int] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     answers: int = 0
+    unmetered: int = 0  # answers that do not say what they cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,12 @@ class JobSettler:
 
     def _write(self, pack: Path, state: ShardState, batch: Batch, lines: Lines, row_ids: list[bytes]) -> _Sums:
         sums, model = _Sums(), self.pricing.model_of(state.shard)
-        price = self.pricing.of(model)
+        price, counted = self.pricing.of(model), request_tokens(self.cache.path(state.shard.key), len(row_ids)).tolist()
         with AnswerWriter(pack) as writer:
             for request, line in chain(lines.answered(), _blamed(batch, len(row_ids))):
                 prompt, completion = usage_of(line.body)
+                if not (prompt or line.code) and ENDPOINTS[self.pricing.endpoint].metered:
+                    prompt, sums.unmetered = counted[request], sums.unmetered + 1
                 answer = Answer(
                     row_ids[request], line.status or None, orjson.dumps(line.body).decode() if line.body else None,
                     line.code or None, line.message or None, prompt, completion,
@@ -101,7 +105,9 @@ class JobSettler:
         return (key,)
 
     def _outcome(self, state: ShardState, batch: Batch, lines: Lines, sums: _Sums, packs: tuple[str, ...]) -> Outcome:
-        prompt = (batch.usage.input_tokens if batch.usage else 0) or sums.prompt
+        stated = batch.usage.input_tokens if batch.usage else 0
+        if sums.unmetered and not stated:
+            lines.anomalies["usage_missing"] += sums.unmetered
         completion = (batch.usage.output_tokens if batch.usage else 0) or sums.completion
         return Outcome(
             shard=state.shard.id,
@@ -111,8 +117,8 @@ class JobSettler:
             texts=state.shard.texts,
             vectors=len(sums.good),
             refused=len(sums.refusals),
-            prompt_tokens=prompt,
-            cost_usd=cost(self.pricing.of(self.pricing.model_of(state.shard)), prompt, completion),
+            prompt_tokens=stated or sums.prompt,
+            cost_usd=cost(self.pricing.of(self.pricing.model_of(state.shard)), stated or sums.prompt, completion),
             packs=packs,
             refusals=self._put_refusals(sums, lines),
             anomalies=dict(sorted(lines.anomalies.items())),
