@@ -68,6 +68,16 @@ def _other_tag(provider: Provider, request: Request) -> Reply:
     return reply
 
 
+def _if_range_ignored(provider: Provider, request: Request) -> Reply:
+    """Goes on at the byte that was asked for, but of another file; and breaks off, so that it comes to that."""
+    reply = provider.handle(request)
+    if reply.status == 206:
+        reply.body, reply.headers["ETag"] = b"?" * len(reply.body), '"another"'
+    else:
+        reply.sent = len(reply.body) // 2
+    return reply
+
+
 def _range_ignored(provider: Provider, request: Request) -> Reply:
     bare = {name: value for name, value in request.headers.items() if name not in ("range", "if-range")}
     return provider.handle(Request(request.method, request.path, request.query, bare, request.body))
@@ -97,6 +107,7 @@ _CONTENT: dict[str, Make] = {
     "cut_weak": lambda chance: _cut(chance.random(), ETag='W/"weak"'),
     "short_length": lambda chance: _shorter(chance.random()),
     "other_tag": lambda _: _other_tag,
+    "if_range_ignored": lambda _: _if_range_ignored,
     "range_ignored": lambda _: _range_ignored,
     "range_wrong": lambda _: say(b"xyz", 206, content_range="bytes 7-9/10"),
     "416": lambda _: say(b"", 416),
@@ -212,7 +223,7 @@ SUSPECT: dict[str, Spoil] = {
     "data_long": _data("data_long", lambda data, _: [*data, {**data[0], "index": len(data)}]),
     "data_null": _data("data_null", lambda _data, _: None),
     "index_from_one": _data("index_from_one", lambda data, _: [{**one, "index": one["index"] + 1} for one in data]),
-    "index_twice": _data("index_twice", lambda data, _: [*data[:-1], {**data[-1], "index": (len(data) - 2) % 9 or 1}]),
+    "index_twice": _data("index_twice", lambda data, _: [*data[:-1], {**data[-1], "index": data[-1]["index"] - 1}]),
     "nan": _one("nan", lambda _: encoded(vector("x") * float("nan"), "base64")),
     "infinite": _one("infinite", lambda _: encoded(vector("x") * float("inf"), "base64")),
     "zeros": _one("zeros", lambda _: [0.0] * 4),
@@ -513,8 +524,8 @@ class Drawn(Mischief):
     """Mischief as it is listed: whatever comes next in a place meets the next kind of that place's list ("" or any
     other word: nothing), until the lists are empty."""
 
-    def __init__(self, kinds: Mapping[str, list[str]]) -> None:
-        super().__init__(0, rate=0.0, often=10**6)
+    def __init__(self, kinds: Mapping[str, list[str]], late_s: float = 20.0) -> None:
+        super().__init__(0, rate=0.0, often=10**6, late_s=late_s)
         self.kinds = {place: list(names) for place, names in kinds.items()}
 
     def _kind(self, place: str, kinds: Mapping[str, object], chance: Chance) -> str | None:

@@ -84,11 +84,11 @@ def test_output_comes_before_errors(tracker: Tracker) -> None:
 @pytest.mark.parametrize("empty", [None, ""])
 def test_a_file_id_that_is_empty_is_no_file(tracker: Tracker, empty: str | None) -> None:
     shard = out(tracker, "a")
-    nothing = {"output_file_id": empty, "error_file_id": empty, "request_counts": {"total": 1, "failed": 1}}
-    tracker.provider.batches[str(shard.batch_id)] |= nothing
+    nothing = {"status": "expired", "output_file_id": empty, "error_file_id": empty, "request_counts": {"total": 1}}
+    tracker.provider.batches[str(shard.batch_id)] |= {**nothing, "usage": None}
     settle = Settle()
     assert collect(tracker, shard, settle) is not None
-    assert settle.given == [("completed", [], [])]
+    assert settle.given == [("expired", [], [])]
 
 
 def test_a_batch_that_failed_its_validation_has_no_files(tracker: Tracker) -> None:
@@ -190,12 +190,13 @@ def test_a_run_that_does_not_wait_looks_twice_for_a_lost_batch(tracker: Tracker)
     assert outcome.status == "lost"
 
 
+@pytest.mark.parametrize("untold", [[], ["usage"], ["request_counts"], ["usage", "request_counts"]], ids=str)
 @pytest.mark.parametrize("wait", [True, False])
-def test_the_id_of_an_output_that_is_late_is_waited_for(tracker: Tracker, wait: bool) -> None:
+def test_the_id_of_an_output_that_is_late_is_waited_for(tracker: Tracker, wait: bool, untold: list[str]) -> None:
     shard = out(tracker, "a")
     batch = tracker.provider.batches[str(shard.batch_id)]
     right = dict(batch)
-    batch["output_file_id"] = None
+    batch |= {"output_file_id": None, **dict.fromkeys(untold)}
     asked = tracker.provider.handle
 
     def later(provider: Provider, request: Request) -> Reply:

@@ -53,7 +53,8 @@ from tests.virtual_fixtures import VirtualClock
 
 SEEDS = int(os.environ.get("MISCHIEF_SEEDS", "200"))
 CHUNK = 10  # seeds in one test
-PATIENCE = Patience(poll_s=30.0, poll_max_s=3600.0, listing_delay_s=60.0, claim_ttl_s=900.0)
+PATIENCE = Patience(poll_s=30.0, poll_max_s=3600.0, listing_delay_s=300.0, claim_ttl_s=900.0)
+LATE_S = 200.0  # how long the provider may hide something, at most
 TEXTS = [f"text number {number}" + "." * (number % 4) for number in range(24)]
 MAX_ATTEMPTS = 5
 RUNS = 60  # that may end with an error of the provider's, before a test gives up
@@ -161,7 +162,7 @@ MET = [kind for kind in EVERYTHING if not kind.startswith(("cancel.", "files.", 
 @pytest.mark.parametrize("kind", MET)
 def test_each_kind_of_mischief(tmp_path: Path, virtual: VirtualClock, kind: str) -> None:
     texts = TEXTS[:9] if kind.startswith("poll.") else TEXTS  # few batches are asked for one by one, many by pages
-    mischief = only(kind)
+    mischief = only(kind, late_s=LATE_S)
     with world(tmp_path, virtual, mischief.attach(Provider()), tidy=kind.startswith("delete.")) as made:
         made.drain(texts)
         made.check(texts)
@@ -241,7 +242,7 @@ def test_seeds_over_http_and_a_directory(tmp_path: Path, virtual: VirtualClock, 
 def run_seed(folder: Path, seed: int, clock: VirtualClock, provider: Provider, store: Store | None = None) -> None:
     chance = random.Random(seed)
     provider.refuses = set(chance.sample(TEXTS, chance.choice([0, 0, 1, 2])))
-    mischief = Mischief(seed, rate=chance.choice([0.05, 0.15, 0.4]))
+    mischief = Mischief(seed, rate=chance.choice([0.05, 0.15, 0.4]), late_s=LATE_S)
     with world(folder, clock, mischief.attach(provider), store, tidy=seed % 4 == 0) as made:
         made.drain(TEXTS)
         made.check(TEXTS, provider.refuses)
@@ -280,7 +281,7 @@ def test_any_sequence_of_behaviours_that_ends_well(
     tmp_path_factory: pytest.TempPathFactory, virtual: VirtualClock, drawn: dict[str, list[str]], refused: set[str]
 ) -> None:
     """Each request, batch, line and file meets the next of what was drawn for its like; then all goes well."""
-    provider = Drawn(drawn).attach(Provider())
+    provider = Drawn(drawn, LATE_S).attach(Provider())
     provider.refuses = refused
     with world(tmp_path_factory.mktemp("drawn"), VirtualClock(), provider) as made:
         made.drain(TEXTS)

@@ -160,5 +160,8 @@ class Collector:
 
 
 def _owes_output(batch: Batch) -> bool:
-    """Whether requests succeeded, by the counts, of which there is no file: its id may only be late."""
-    return bool(batch.request_counts and batch.request_counts.completed > 0 and not batch.output_file_id)
+    """Whether requests succeeded of which there is no file, by the counts, by the usage, or since a batch completes with
+    one file at least: its id may only be late."""
+    ran = (batch.request_counts and batch.request_counts.completed > 0) or (batch.usage and batch.usage.input_tokens)
+    nothing = batch.status == "completed" and not batch.error_file_id
+    return not batch.output_file_id and bool(ran or nothing)
