@@ -1,6 +1,7 @@
 """The kill matrix: every case kills, lets the work go on, and asserts what it came to. Tests play them, and
 scripts/crash_table prints their figures, a row for each kind."""
 
+import math
 import os
 import shutil
 import signal
@@ -36,7 +37,7 @@ PARTS = {
 }  # fmt: skip
 RUN_PARTS = {"catalog": 400, "store": 1500, "tracker": 800, "loader": 500, "index": 250, "run": 90}
 SLEEPY = {"claim_ttl_s": 0.15}
-LISTED_AFTER_S = 40.0  # less than a tracker looks for a batch
+LISTED_AFTER_S = 40.0  # of the first look for a batch; less than a tracker looks for it
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,37 @@ def lost_answers(world: World, kind: str, nth: int) -> Figures:
     return world.check()
 
 
+def list_late(provider: Provider) -> None:
+    """Batches are listed some time after the first look for them, and run some time longer."""
+
+    def fate_of(batch: dict[str, Any], _lines: object) -> Fate:
+        fate, created = Fate(takes_s=10 * LISTED_AFTER_S, unlisted_s=math.inf), provider.time()
+
+        def looked_for(_provider: Provider, request: Request) -> Reply:
+            fate.unlisted_s = provider.time() - created + LISTED_AFTER_S
+            fate.takes_s += fate.unlisted_s
+            return provider.handle(request)
+
+        provider.script("GET", "/batches", looked_for)
+        return fate
+
+    provider.fate_of = fate_of
+
+
 @cases("world", "the provider lists late", ("before-post", "before-reference"))
 def late_listing(world: World, point: str) -> Figures:
-    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=LISTED_AFTER_S)
+    """Its batches still run when they are found: nobody may have deleted their files till then."""
+    list_late(world.provider)
     for nth in (1, 2):
         world.die(point, nth)
-    return world.check()
+    figures = world.check()
+    assert {batch["status"] for batch in world.provider.batches.values()} == {"completed"}
+    return figures
 
 
 @cases("world", "the provider lists late, and its answer is lost")
 def late_listing_and_lost_answers(world: World) -> Figures:
-    world.provider.fate_of = lambda _batch, _lines: Fate(unlisted_s=LISTED_AFTER_S)
+    list_late(world.provider)
     world.provider.script("POST", "/batches", accept_and_drop, accept_and_drop)
     world.die("before-reference")
     return world.check()
