@@ -1,6 +1,7 @@
 """Jobs of any endpoint against a provider: every request answered once, whatever happens on the way."""
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 
 from embedfill.errors import ConfigError, UsageError
 from embedfill.jobs.config import load_job
-from embedfill.jobs.open import open_job
+from embedfill.jobs.open import OpenJob, open_job
 from embedfill.jobs.run import JobEstimate, JobOptions, JobSummary, run_job
 from tests.chat_fixtures import CHAT, Job, chat_line, content, label_of, subject
+from tests.crash_worker import Fault, Trap, start
 from tests.fate_fixtures import Ended, Fate
 from tests.provider_fixtures import Provider
 
@@ -30,11 +32,21 @@ def lines(count: int, start: int = 0) -> list[dict[str, Any]]:
 def run(job: Job, paid: bool = False, endpoint: str = CHAT, **options: Any) -> JobSummary:
     """The job in this process; `batch`, `prices` and others of the configuration as tables."""
     flags = {name: options.pop(name) for name in ("batch", "prices", "") if name in options}
-    quick = {"poll_s": 0.005, "listing_delay_s": 0.05, "max_inputs": job.inputs}
-    provider = {"provider": "generic", "base_url": job.provider.url}
-    config = load_job(None, {"provider": provider, **flags, "batch": quick | flags.get("batch", {})})
-    opened = replace(open_job(config, str(job.folder / "store"), endpoint), paid=paid)
+    opened = replace(open_in(job.folder, job.provider.url, job.inputs, flags, endpoint), paid=paid)
     return run_job(opened, [job.folder / "requests.jsonl"], job.out, JobOptions(**options))
+
+
+def open_in(folder: Path, url: str, inputs: int, flags: Mapping[str, Any], endpoint: str = CHAT) -> OpenJob:
+    quick = {"poll_s": 0.005, "listing_delay_s": 0.05, "max_inputs": inputs}
+    provider = {"provider": "generic", "base_url": url}
+    config = load_job(None, {"provider": provider, **flags, "batch": quick | flags.get("batch", {})})
+    return open_job(config, str(folder / "store"), endpoint)
+
+
+def whole_job(folder: Path, url: str, inputs: int, fault: Fault) -> None:
+    """The job in a process of its own, that kills itself."""
+    opened = replace(open_in(folder, url, inputs, {}), paid=False)
+    run_job(opened, [folder / "requests.jsonl"], folder / "results.parquet", JobOptions(at=Trap(fault).at))
 
 
 def statuses(job: Job) -> dict[str, list[str]]:
@@ -200,6 +212,23 @@ def test_a_run_that_ends_at_any_point_is_gone_on_with(job: Job, point: str) -> N
     for times in (1, 2):
         with suppress(KilledError):
             run(job, at=dying(point, times))
+    check_answered_once(job)
+
+
+@pytest.mark.parametrize("point", ["after-claim", "before-reference", "between-ids-and-pack", "before-outcome"])
+def test_a_run_that_is_killed_is_gone_on_with(job: Job, point: str) -> None:
+    """By a signal that it cannot catch: in doubt of a batch, or with results half stored."""
+    job.inputs = 3
+    job.write_lines([*lines(7), chat_line("no", "forbidden")])
+    for nth in (1, 2):
+        process = start(whole_job, job.folder, job.provider.url, job.inputs, Fault(point, nth))
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    check_answered_once(job)
+
+
+def check_answered_once(job: Job) -> None:
+    """After a last run."""
     run(job)
     assert statuses(job) == {"ok": [f"r{number}" for number in range(7)], "failed": ["no"]}
     assert set(job.provider.books.runs.values()) == {1} and job.provider.books.batches == 3

@@ -74,9 +74,10 @@ def test_its_prepared_requests_run_as_written(
     pq.write_table(pa.table({"ticket": ["t1", "t2"], "subject": ["my login", "a refund"]}), tmp_path / "tickets.parquet")
     prompt = next(text for kind, text in BLOCKS if kind == "toml" and "[body]" in text)
     (tmp_path / "prompt.toml").write_text(prompt, encoding="utf-8")
-    prepared, table, comparison = walk_of("batch")
+    prepared, table, status, comparison = walk_of("batch")
     assert call(prepared) == 0, capfd.readouterr()
     assert call([*table, "--base-url", provider.url]) == 0, capfd.readouterr()
+    assert call(status) == 0 and "2 answered" in capfd.readouterr().out
     assert call(comparison) == 0, capfd.readouterr()
     assert pq.read_table(tmp_path / "labels.parquet").column("custom_id").to_pylist() == ["t1", "t2"]
 

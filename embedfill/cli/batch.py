@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from embedfill.batchapi.models import ENDPOINTS
+from embedfill.cli.batch_held import PRICE_UNKNOWN, cancel, status
 from embedfill.cli.common import money, output_options, plural, say, show
 from embedfill.cli.progress import Console
 from embedfill.errors import UsageError
@@ -26,13 +27,18 @@ _PATH = click.Path(path_type=Path)
 
 @click.group("batch")
 def command() -> None:
-    """Run prepared requests of any endpoint through the Batch API; compare two results.
+    """Run prepared requests of any endpoint through the Batch API; see where they stand; compare two results.
 
     \b
     Examples:
       embedfill batch run requests.jsonl --endpoint /v1/chat/completions --provider openai --out results.parquet
+      embedfill batch status --out results.parquet
       embedfill batch diff before.parquet after.parquet
     """
+
+
+command.add_command(status)
+command.add_command(cancel)
 
 
 @command.command("run")
@@ -181,7 +187,7 @@ def _lines(summary: JobSummary, out: Path) -> list[str]:
 
 
 def _cost(usd: float | None) -> str:
-    return "cost unknown: state [prices]" if usd is None else money(usd)
+    return money(usd, f"cost {PRICE_UNKNOWN}")
 
 
 def _difference(found: Difference, out: Path | None) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from embedfill import cancel as library
-from embedfill.cli.common import config_argument, money, output_options, plural, say, show
+from embedfill.cli.common import PRICE_UNKNOWN, config_argument, money, output_options, plural, say, show
 from embedfill.cli.progress import Console
 from embedfill.config import load
 from embedfill.errors import UsageError
@@ -34,28 +34,30 @@ def command(config: Path, no_wait: bool, yes: bool, as_json: bool) -> int:
     loaded = load(config)
 
     def confirm(out: library.Cancelled) -> bool:
-        return yes or _ask(out)
+        return yes or ask(out, "text")
 
     done = library.cancel(loaded, library.Options(wait=not no_wait, progress=Console(), confirm=confirm))
-    show(asdict(done), as_json, lambda: _lines(done))
+    show(asdict(done), as_json, lambda: lines_of(done, "text", "vector", "embedfill run"))
     return 0 if done.finished else _PENDING
 
 
-def _ask(out: library.Cancelled) -> bool:
-    say(f"{plural(out.batches, 'batch', 'es')} with {plural(out.texts, 'text')} in flight")
+def ask(out: library.Cancelled, noun: str) -> bool:
+    """Whether to cancel what is out; without a terminal nobody can answer."""
+    say(f"{plural(out.batches, 'batch', 'es')} with {plural(out.texts, noun)} in flight")
     if not sys.stdin.isatty():
         raise UsageError("this would cancel batches and nobody can be asked", "pass --yes")
     click.echo("Cancel them? [y/N] ", err=True, nl=False)  # stdout is for the result alone
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _lines(done: library.Cancelled) -> list[str]:
+def lines_of(done: library.Cancelled, noun: str, brought: str, run: str, unknown: str = PRICE_UNKNOWN) -> list[str]:
+    """For a reader: batches hold `noun`s and bring `brought`s; `run` is the command that goes on."""
     if not done.batches:
         return ["nothing is in flight"]
     lines = [
-        f"cancelled {plural(done.batches, 'batch', 'es')} with {plural(done.texts, 'text')}: {done.ended:,} have ended and"
-        f" brought {plural(done.vectors, 'vector')}, {done.prompt_tokens:,} tokens, {money(done.cost_usd)}"
+        f"cancelled {plural(done.batches, 'batch', 'es')} with {plural(done.texts, noun)}: {done.ended:,} have ended and"
+        f" brought {plural(done.vectors, brought)}, {done.prompt_tokens:,} tokens, {money(done.cost_usd, unknown)}"
     ]
     if not done.finished:
-        lines.append("the others are about to end: run it, or embedfill run, later to collect them")
+        lines.append(f"the others are about to end: run it, or {run}, later to collect them")
     return lines

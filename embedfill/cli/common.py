@@ -10,6 +10,7 @@ import click
 import orjson
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+PRICE_UNKNOWN = "unknown (set embedding.price_per_million)"
 
 
 def config_argument(function: Command) -> Command:
@@ -51,9 +52,9 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def money(usd: float | None) -> str:
+def money(usd: float | None, unknown: str = PRICE_UNKNOWN) -> str:
     if usd is None:
-        return "unknown (set embedding.price_per_million)"
+        return unknown
     return "$0" if usd == 0 else f"${usd:.4f}" if usd < 1 else f"${usd:,.2f}"
 
 

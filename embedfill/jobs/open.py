@@ -11,6 +11,8 @@ from embedfill import ids
 from embedfill.batchapi.dialect import Dialect
 from embedfill.batchapi.lines import request_line
 from embedfill.batchapi.models import EMBEDDINGS
+from embedfill.clock import Clock
+from embedfill.config import EndpointConfig
 from embedfill.errors import ConfigError, MissingError
 from embedfill.jobs.config import JobConfig, cache_root
 from embedfill.jobs.pricing import Pricing
@@ -52,7 +54,7 @@ class OpenJob:
         own = self.store.local_path(layout.STORE)
         return _named(connect(self.config.provider, (own.parent if own else self.cache.root) / _ENGINE))
 
-    def account(self, client: BatchClient, at: Callable[[str], None]) -> Account:
+    def account(self, client: BatchClient, at: Callable[[str], None], clock: Clock | None = None) -> Account:
         batch = self.config.batch
         return Account(
             store=self.store,
@@ -66,6 +68,7 @@ class OpenJob:
             maker=this_maker(),
             endpoint=self.endpoint,
             window=window_of(self.profile, batch),
+            clock=clock or Clock(),
             tidy=self.profile.name == "local",
             at=at,
         )
@@ -100,7 +103,6 @@ def open_job(config: JobConfig, store_url: str, endpoint: str, prompt: Prompt | 
     store = open_store(store_url)
     store_id = _identified(store)
     cache = Cache((cache_root(config) or default_root()) / store_id, store)
-    parts = {"endpoint": endpoint, "profile": profile.name, "origin": origin_of(config.provider, profile)}
     return OpenJob(
         config=config,
         endpoint=endpoint,
@@ -109,10 +111,17 @@ def open_job(config: JobConfig, store_url: str, endpoint: str, prompt: Prompt | 
         store_id=store_id,
         cache=cache,
         profile=profile,
-        space=ids.digest_hex("jobspace", ids.canonical(parts))[:16],
+        space=job_space(endpoint, config.provider),
         paid=is_paid(config.provider, profile),
         pricing=Pricing(config, endpoint, cache),
     )
+
+
+def job_space(endpoint: str, provider: EndpointConfig) -> str:
+    """Where the answers of an endpoint of a provider lie."""
+    profile = profile_of(provider)
+    parts = {"endpoint": endpoint, "profile": profile.name, "origin": origin_of(provider, profile)}
+    return ids.digest_hex("jobspace", ids.canonical(parts))[:16]
 
 
 def default_store(out: Path) -> str:

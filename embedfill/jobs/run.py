@@ -24,6 +24,7 @@ from embedfill import ids
 from embedfill.errors import BillingError, ProviderError, UsageError
 from embedfill.ids import IdArray, IdSet
 from embedfill.jobs.endpoints import UNKNOWN
+from embedfill.jobs.held import note
 from embedfill.jobs.jsonl import read_jsonl
 from embedfill.jobs.open import OpenJob
 from embedfill.jobs.pricing import cost
@@ -157,6 +158,7 @@ class _Run:
             self._forgive()
         self._retire()
         self._confirm()
+        note(self.job)
         try:
             self._answer()
         except ProviderError:

@@ -105,6 +105,16 @@ def pin(nonce: str = "") -> str:
     return f"pins/{nonce}.json" if nonce else "pins/"
 
 
+def job(space: str = "") -> str:
+    """What the space of a job stands for, or the prefix of all such notes: they are what a store's jobs are found by."""
+    return f"jobs/{space}.json" if space else "jobs/"
+
+
+def job_of(key: str) -> str:
+    """The space in the key of a job's note."""
+    return key.rpartition("/")[2].removesuffix(".json")
+
+
 def space_of(key: str) -> str:
     """The space in the key of a shard, a plan, a claim, a batch reference, an outcome, a pack or refusals."""
     return key.split("/")[1]
