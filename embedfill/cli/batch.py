@@ -27,7 +27,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group("batch")
 def command() -> None:
-    """Run prepared requests of any endpoint through the Batch API; see where they stand; compare two results.
+    """Run prepared requests of any endpoint through the Batch API; compare two results.
 
     \b
     Examples:
