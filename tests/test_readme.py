@@ -71,7 +71,9 @@ def test_its_prepared_requests_run_as_written(
     body = {"model": "wordllama-256", "input": "a text"}
     line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
     (tmp_path / "requests.jsonl").write_bytes(orjson.dumps(line) + b"\n")
-    pq.write_table(pa.table({"ticket": ["t1", "t2"], "subject": ["my login", "a refund"]}), tmp_path / "tickets.parquet")
+    pq.write_table(
+        pa.table({"ticket": ["t1", "t2"], "subject": ["my login", "a refund"]}), tmp_path / "tickets.parquet"
+    )
     prompt = next(text for kind, text in BLOCKS if kind == "toml" and "[body]" in text)
     (tmp_path / "prompt.toml").write_text(prompt, encoding="utf-8")
     prepared, table, status, comparison = walk_of("batch")
