@@ -26,7 +26,7 @@ from embedfill.store.base import Store
 from embedfill.store.cache import Cache, default_root
 from embedfill.store.open import identity, open_store, probe
 from embedfill.tracker.maker import this_maker
-from embedfill.tracker.quota import Quota
+from embedfill.tracker.quota import Quota, quota_of
 from embedfill.tracker.shards import Line, Packing
 from embedfill.tracker.submit import Account
 
@@ -82,12 +82,7 @@ class OpenJob:
         return Packing(limits, 0, "base64", 1, max(1, min(most)), quota.shard_tokens)
 
     def quota(self) -> Quota:
-        batch = self.config.batch
-        tiers = self.profile.tiers
-        tokens = batch.max_enqueued_tokens
-        if tokens is None and batch.tier is not None and batch.tier <= len(tiers):
-            tokens = tiers[batch.tier - 1]
-        return Quota(tokens, batch.budget_usd, batch.max_enqueued_requests or self.profile.limits.enqueued_requests)
+        return quota_of(self.profile, self.config.batch)
 
 
 def open_job(config: JobConfig, store_url: str, endpoint: str, prompt: Prompt | None = None) -> OpenJob:

@@ -20,6 +20,7 @@ from embedfill.jobs.answers import Answer, AnswerWriter
 from embedfill.jobs.endpoints import ENDPOINTS, usage_of
 from embedfill.jobs.lines import Line, Lines, words
 from embedfill.jobs.pricing import Pricing, cost
+from embedfill.loader.packs import put_pack
 from embedfill.records import Outcome, Refusal
 from embedfill.store import layout
 from embedfill.store.base import Store
@@ -64,7 +65,8 @@ class JobSettler:
         try:
             sums = self._write(pack, state, batch, lines, row_ids)
             self.at("after-decode")
-            packs = self._put(pack, ids.array(row_ids[request] for request in sums.good)) if sums.answers else ()
+            good = np.sort(ids.array(row_ids[request] for request in sums.good)).tobytes()
+            packs = (put_pack(self.store, self.space, pack, good, self.at),) if sums.answers else ()
         finally:
             pack.unlink(missing_ok=True)
         self.at("before-refusals")
@@ -91,18 +93,6 @@ class JobSettler:
                 else:
                     sums.refusals.append(Refusal(answer.row_id.hex(), line.code, line.message, inputs=1))
         return sums
-
-    def _put(self, pack: Path, good: ids.IdArray) -> tuple[str, ...]:
-        key = layout.pack(self.space, ids.file_digest(pack))
-        beside = pack.with_suffix(".ids")
-        try:
-            beside.write_bytes(np.sort(good).tobytes())
-            self.store.put_file(layout.pack_ids(key), beside)
-        finally:
-            beside.unlink(missing_ok=True)
-        self.at("between-ids-and-pack")
-        self.store.put_file(key, pack)
-        return (key,)
 
     def _outcome(self, state: ShardState, batch: Batch, lines: Lines, sums: _Sums, packs: tuple[str, ...]) -> Outcome:
         stated = batch.usage.input_tokens if batch.usage else 0

@@ -1,6 +1,6 @@
 """Packs: vectors in Parquet that any reader takes as they are, and the sorted ids beside each. Knows no batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from embedfill import ids
 from embedfill.ids import IdArray
 from embedfill.models.base import Vectors
+from embedfill.store import layout
+from embedfill.store.base import Store
 
 ROW_GROUP = 1024
 
@@ -94,3 +96,18 @@ def read_pack(path: Path) -> Iterator[tuple[IdArray, Vectors]]:
 def row_ids(path: Path) -> IdArray:
     """The text ids of a pack in the order of its rows."""
     return ids.from_arrow(pq.read_table(path, columns=["text_id"]).column("text_id"))
+
+
+def put_pack(store: Store, space: str, pack: Path, sorted_ids: bytes, at: Callable[[str], None]) -> str:
+    """Puts a pack into the store under its content's name, and its ids beside it first. Gives its key; `at` is told of
+    the point between the two."""
+    key = layout.pack(space, ids.file_digest(pack))
+    beside = pack.with_suffix(".ids")
+    try:
+        beside.write_bytes(sorted_ids)
+        store.put_file(layout.pack_ids(key), beside)
+    finally:
+        beside.unlink(missing_ok=True)
+    at("between-ids-and-pack")
+    store.put_file(key, pack)
+    return key

@@ -14,6 +14,7 @@ from embedfill import ids
 from embedfill.batchapi.models import Batch
 from embedfill.batchapi.prices import cost_usd
 from embedfill.loader.load import Loaded, Requests, load_batch
+from embedfill.loader.packs import put_pack
 from embedfill.records import Outcome, Shard
 from embedfill.store import layout
 from embedfill.store.base import Store
@@ -41,7 +42,7 @@ class Settler:
         try:
             loaded = load_batch(self.requests(state.shard), files, self.dimensions, pack)
             self.at("after-decode")
-            packs = self._put_pack(pack, loaded)
+            packs = (put_pack(self.store, self.space, pack, loaded.ids, self.at),) if loaded.vectors else ()
         finally:
             pack.unlink(missing_ok=True)
         self.at("before-refusals")
@@ -51,21 +52,6 @@ class Settler:
         text_ids, numbers = shard_ids(self.cache.path(shard.key))
         starts = np.searchsorted(numbers, np.arange(shard.requests + 1)).tolist()
         return Requests(shard.id, text_ids, starts)
-
-    def _put_pack(self, pack: Path, loaded: Loaded) -> tuple[str, ...]:
-        """The pack under its content's name, its ids beside it. An empty one is not kept."""
-        if not loaded.vectors:
-            return ()
-        key = layout.pack(self.space, ids.file_digest(pack))
-        beside = pack.with_suffix(".ids")
-        try:
-            beside.write_bytes(loaded.ids)
-            self.store.put_file(layout.pack_ids(key), beside)
-        finally:
-            beside.unlink(missing_ok=True)
-        self.at("between-ids-and-pack")
-        self.store.put_file(key, pack)
-        return (key,)
 
     def _outcome(self, state: ShardState, batch: Batch, loaded: Loaded, packs: tuple[str, ...]) -> Outcome:
         tokens = self._billed(state.shard, batch, loaded)
