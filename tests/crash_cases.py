@@ -18,7 +18,7 @@ from tests.crash_worker import LOST_ANSWER, PARKED, Fault
 from tests.crash_world import CALLS, TEXTS, Figures, RunWorld, World, wait_until
 from tests.fate_fixtures import Fate
 from tests.mischief_fixtures import Mischief
-from tests.provider_fixtures import Provider, Reply, Request, accept_and_drop, cut
+from tests.provider_fixtures import Provider, Reply, Request, Script, accept_and_drop, cut
 from tests.tracker_fixtures import texts_of
 
 # Every named point of the write order, in the order in which a tracker passes them.
@@ -128,19 +128,21 @@ def lost_answers(world: World, kind: str, nth: int) -> Figures:
 
 def list_late(provider: Provider) -> None:
     """Batches are listed some time after the first look for them, and run some time longer."""
+    new: list[tuple[Fate, float]] = []
 
-    def fate_of(batch: dict[str, Any], _lines: object) -> Fate:
-        fate, created = Fate(takes_s=10 * LISTED_AFTER_S, unlisted_s=math.inf), provider.time()
-
-        def looked_for(_provider: Provider, request: Request) -> Reply:
-            fate.unlisted_s = provider.time() - created + LISTED_AFTER_S
-            fate.takes_s += fate.unlisted_s
-            return provider.handle(request)
-
-        provider.script("GET", "/batches", looked_for)
+    def fate_of(_batch: object, _lines: object) -> Fate:
+        fate = Fate(takes_s=10 * LISTED_AFTER_S, unlisted_s=math.inf)
+        new.append((fate, provider.time()))
         return fate
 
-    provider.fate_of = fate_of
+    def looked_for(_provider: Provider, request: Request) -> Script | None:
+        while (request.method, request.path) == ("GET", "/batches") and new:
+            fate, created = new.pop()
+            fate.unlisted_s = provider.time() - created + LISTED_AFTER_S
+            fate.takes_s += fate.unlisted_s
+        return None
+
+    provider.fate_of, provider.mischief = fate_of, looked_for
 
 
 @cases("world", "the provider lists late", ("before-post", "before-reference"))

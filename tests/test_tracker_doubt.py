@@ -144,6 +144,27 @@ def test_a_listing_that_is_late_is_waited_for(tracker: Tracker) -> None:
     assert tracker.provider.count("GET", "/batches") > 6 and tracker.provider.count("DELETE") == 0
 
 
+def test_time_that_passes_while_a_look_is_answered_does_not_count(tracker: Tracker) -> None:
+    """The machine slept between the question and the answer: the listing may have had no time at all."""
+    seconds = [0.0]
+
+    def answer_late(provider: Provider, request: Request) -> Reply:
+        seconds[0] += 100.0
+        return provider.handle(request)
+
+    tracker.account.patience = replace(PATIENCE, listing_delay_s=5.0)
+    tracker.account.clock = Clock(lambda: seconds[0], lambda _seconds: None)
+    tracker.provider.late_lists = 2
+    in_doubt(tracker, "a")
+    advance = tracker.advancing()
+    advance.run(wait=False)
+    tracker.provider.script("GET", "/batches", answer_late)
+    advance.run(wait=False)
+    assert tracker.provider.count("DELETE") == 0
+    advance.run(wait=False)
+    settled_once(tracker, ["a"])
+
+
 def test_what_is_not_found_is_fenced_then_void_then_sent_again(tracker: Tracker) -> None:
     shard = in_doubt(tracker, "a", answer=drop)
     claim = tracker.claim(shard)

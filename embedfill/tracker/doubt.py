@@ -38,13 +38,14 @@ class Doubts:
         doubtful = {name: pair for name, pair in doubtful.items() if self._in_doubt(*pair, store_now)}
         if not doubtful:
             return
+        now = self.account.clock.now()  # of the look: what passes till its answer is there proves nothing
         found, given_up = self._look(doubtful), {}
         for name, (shard, claim) in doubtful.items():
             if name in found:
                 self._adopt(shard, found[name])
             elif not claim.file_id:
                 self._void(shard, claim, "its maker is gone, and the synchronous endpoint lists nothing")
-            elif self._long_enough(shard, claim, store_now):
+            elif self._long_enough(shard, claim, now, store_now):
                 given_up[name] = (shard, claim)
         if given_up:
             self._supersede(given_up)
@@ -85,12 +86,12 @@ class Doubts:
         for other in surplus:
             self.account.client.cancel(other.id)
 
-    def _long_enough(self, shard: ShardState, claim: Claim, store_now: float) -> bool:
+    def _long_enough(self, shard: ShardState, claim: Claim, now: float, store_now: float) -> bool:
         """Looked for since longer than a listing may be late; or posted so long ago, if ever, that one look tells: a
         run that does not wait looks once."""
         delay_s = self.account.patience.listing_delay_s
-        first = self.since.setdefault((claim.shard, claim.attempt), self.account.clock.now())
-        return self.account.clock.now() - first >= delay_s or self._too_old(shard, store_now - delay_s)
+        first = self.since.setdefault((claim.shard, claim.attempt), now)
+        return now - first >= delay_s or self._too_old(shard, store_now - delay_s)
 
     def _supersede(self, given_up: dict[str, tuple[ShardState, Claim]]) -> None:
         for _, claim in given_up.values():
