@@ -78,13 +78,13 @@ def group(name: str) -> list[Case]:
 # One tracker, killed at a point.
 
 
-@cases("points", "killed at `{0}`", product(POINTS, (1, 2)))
+@cases("points", f"killed at each of {len(POINTS)} points of the write order", product(POINTS, (1, 2)))
 def at_a_point(world: World, point: str, nth: int) -> Figures:
     assert world.die(point, nth)
     return world.check()
 
 
-@cases("points", "killed somewhere in `{0}`", product(PARTS, range(3)))
+@cases("points", f"killed in the middle of {len(PARTS)} parts of the code", product(PARTS, range(3)))
 def in_a_part(world: World, part: str, seed: int) -> Figures:
     assert world.die(f"call {part}", Random(f"{part}{seed}").randrange(1, PARTS[part]))
     return world.check()
