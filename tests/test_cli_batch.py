@@ -83,6 +83,23 @@ def test_results_need_a_folder(job: Job, cli: Cli) -> None:
     assert ran.code == 2 and "no such folder" in ran.error["message"]
 
 
+@pytest.mark.parametrize("name", ["tickets-000.parquet", "prompt.toml", "job.toml"])
+def test_no_input_is_overwritten(job: Job, cli: Cli, name: str) -> None:
+    command = job.write_tickets(range(3)).command()
+    before = (job.folder / name).read_bytes()
+    ran = cli(*command, "--out", str(job.folder / name))
+    assert ran.code == 2 and "overwrite an input" in ran.err
+    assert (job.folder / name).read_bytes() == before and job.provider.books.batches == 0
+
+
+def test_a_comparison_overwrites_none_of_its_sides(job: Job, cli: Cli) -> None:
+    cli(*job.write_tickets(range(3)).command())
+    before = job.out.read_bytes()
+    assert cli("batch", "diff", job.out, job.out, "--out", job.out).code == 2
+    assert cli("batch", "diff", job.out, job.out, "--out", job.folder / "no" / "x").code == 2
+    assert job.out.read_bytes() == before and not (job.folder / "no").exists()
+
+
 def test_prepared_embeddings_through_the_local_engine(job: Job, cli: Cli) -> None:
     body = {"model": "wordllama-256", "input": ["hello", "world"]}
     job.write_lines([{"custom_id": f"e{number}", "body": {**body, "dimensions": 64}} for number in range(3)])

@@ -17,7 +17,9 @@ from embedfill.jobs.config import load_job
 from embedfill.jobs.diff import Difference, Side
 from embedfill.jobs.diff import diff as compare
 from embedfill.jobs.open import default_store, open_job
+from embedfill.jobs.output import check_output
 from embedfill.jobs.prompt import Prompt, load_prompt
+from embedfill.jobs.results import RESULTS
 from embedfill.jobs.run import JobEstimate, JobOptions, JobSummary, estimate_job, run_job
 from embedfill.jobs.table import find_tables
 
@@ -75,8 +77,7 @@ def run(requests: tuple[Path, ...], out: Path, as_json: bool, **given: Any) -> i
     config = load_job(given["config"], _flags(given))
     prompt, inputs, endpoint = _input(requests, given)
     out = out.absolute()
-    if not out.parent.is_dir() or out.is_dir():
-        raise UsageError(f"{out}: no such folder to write into", "make it, or give another --out")
+    check_output(out, [*inputs, *(given[name] for name in ("template", "config") if given[name])], RESULTS.names)
     job = open_job(config, given["store"] or default_store(out), endpoint, prompt)
 
     if given["dry_run"]:

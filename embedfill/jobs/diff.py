@@ -20,6 +20,7 @@ from embedfill.errors import UsageError
 from embedfill.ids import IdArray
 from embedfill.jobs.content import answer_text
 from embedfill.jobs.ordered import Ordered
+from embedfill.jobs.output import check_output
 from embedfill.jobs.results import METADATA_KEY
 from embedfill.jobs.whole import parts_of, whole
 
@@ -62,7 +63,9 @@ class Difference:
 
 def diff(a: Path, b: Path, out: Path | None = None) -> Difference:
     """Compares two files of results, and writes the rows that changed to `out`, in the order of A. Raises UsageError
-    for a file that holds no results."""
+    for a file that holds no results, and where `out` would overwrite what is not such a comparison."""
+    if out is not None:
+        check_output(out, [a, b], CHANGED.names)
     sides = [_Reader(path) for path in (a, b)]
     (names_a, answers_a), (names_b, answers_b) = (side.digests() for side in sides)
     order = np.argsort(names_b)
