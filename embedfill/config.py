@@ -31,7 +31,6 @@ PREFIX = "EMBEDFILL_"
 _ENGINE_KEY = "EMBEDFILL_ENGINE_KEY"  # a secret of the engine's, not a setting
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_SECRET = re.compile(r"(^|_)(key|secret|password|credentials?)$", re.IGNORECASE)
 _OVERLAP = 32
 
 _OWN_PARAMETERS = frozenset({"model", "input", "dimensions", "output_dimension", "encoding_format", "output_dtype"})
@@ -110,6 +109,8 @@ class EndpointConfig(Table):
     def _http(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"https?://[^/\s]+\S*", value):
             raise ValueError("an http:// or https:// URL")
+        if value is not None and ("?" in value or "#" in value):
+            raise ValueError("an http:// or https:// URL without a query: paths are appended to it")
         int(urlsplit(value or "").port or 0)  # raises ValueError for what no client could connect to
         return value.rstrip("/") if value else value
 
@@ -265,10 +266,8 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
         elif key and table in Config.model_fields and table not in ("store", "base"):
             _set(merged, table, key, _toml_value(value))
         else:
-            shown = "***" if _SECRET.search(name) else value
-            raise ConfigError(
-                name, shown, "no such setting (EMBEDFILL_<TABLE>__<KEY>, or EMBEDFILL_STORE)", "environment"
-            )
+            allowed = "no such setting (EMBEDFILL_<TABLE>__<KEY>, or EMBEDFILL_STORE)"
+            raise ConfigError(name, value, allowed, "environment")
     return merged
 
 
@@ -293,7 +292,7 @@ def _config_error(
     found = error.errors(include_url=False)
     first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     places = [str(part) for part in first["loc"]]
-    value = None if first["type"] == "missing" else "***" if _SECRET.search(places[-1]) else first["input"]
+    value = None if first["type"] == "missing" else first["input"]
     return ConfigError(".".join(places), value, _allowed(first, places, kind), _origin(places, source, environ))
 
 

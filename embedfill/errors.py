@@ -19,6 +19,8 @@ Exit codes: 0 done, 1 error, 2 usage, 3 done with rejections standing, 4 not fin
 130 interrupted (safe: run again).
 """
 
+from embedfill.masks import masked
+
 
 class EmbedfillError(Exception):
     """Base of the tree. `code` is stable for scripts, `hint` says what to do next, `retryable` whether a retry helps."""
@@ -48,11 +50,13 @@ class UsageError(EmbedfillError):
 
 
 class ConfigError(UsageError):
-    """A configuration key holds a wrong value. Names the key, the value and what is allowed."""
+    """A configuration key holds a wrong value. Names the key, the value (masked where it may be a secret) and what is
+    allowed."""
 
     code = "config"
 
     def __init__(self, key: str, value: object, allowed: str, source: str = "") -> None:
+        value = masked(key, value)
         where = f" in {source}" if source else ""
         missing = value is None and allowed.startswith("is required")
         super().__init__(f"{key}{where} {allowed}" if missing else f"{key} = {value!r}{where}: {allowed}")

@@ -297,3 +297,21 @@ def test_a_key_in_a_misspelt_variable_is_not_shown(tmp_path: Path, name: str) ->
     with pytest.raises(ConfigError, match=name) as raised:
         config.parse({"store": "s", "corpus": {"paths": ["x"]}}, tmp_path, environ={name: "sk-topsecret"})
     assert "topsecret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://u:sk-REAL@host/v1?api-version=1", "https://host/v1#REAL", "https://u:REAL@host:x/v1"]
+)
+def test_a_refused_url_shows_no_user_and_no_query(url: str) -> None:
+    told = str(refusal({"embedding": {"provider": "generic", "base_url": url}}))
+    assert "base_url" in told and "host" in told and "REAL" not in told and "api-version" not in told
+
+
+@pytest.mark.parametrize("name", ["token", "auth", "authorization", "bearer", "pat"])
+def test_a_key_by_any_name_is_not_repeated(tmp_path: Path, name: str) -> None:
+    assert "hush" not in str(refusal({"embedding": {name: "hush"}}))
+    with pytest.raises(ConfigError) as raised:
+        config.parse(
+            {"store": "s", "corpus": {"paths": ["x"]}}, tmp_path, environ={f"EMBEDFILL_{name.upper()}": "hush"}
+        )
+    assert "hush" not in str(raised.value)

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from embedfill.batchapi.models import Batch
+from embedfill.clock import Clock
 from embedfill.errors import (
     BillingError,
     ConfigError,
@@ -395,3 +396,21 @@ def test_big_files_go_both_ways_in_little_memory(engine: EngineProcess, tmp_path
     assert uploaded.bytes == path.stat().st_size > 49 * MB
     assert copy.read_bytes() == path.read_bytes()
     assert peak < 8 * MB
+
+
+def test_what_a_url_holds_besides_its_place_is_never_shown(provider: Provider, tmp_path: Path) -> None:
+    """User info and a query, in every error and in the client's own name."""
+    secret = provider.url.replace("http://", "http://u:sk-REAL@")
+    provider.script("GET", "/batches/.*", *[say(b"<html>") for _ in range(6)])
+    provider.script("GET", "/files/.*", refuse(400, "bad", f"no {secret}?key=sk-REAL: it is sk-REAL"))
+    with BatchClient(secret, clock=Clock(sleep=lambda _: None)) as client:
+        told = [repr(client)]
+        for call in (lambda: client.batch("b"), lambda: client.file("f"), lambda: client.embed(["a"], "m", 99)):
+            with pytest.raises(EmbedfillError) as raised:
+                call()
+            told.append(str(raised.value))
+    with BatchClient("http://u:sk-REAL@127.0.0.1:9/v1?key=sk-REAL", clock=Clock(sleep=lambda _: None)) as client:
+        with pytest.raises(UnreachableError) as raised:
+            client.once("GET", "/models")
+        told.append(str(raised.value))
+    assert len(told) == 5 and not any("REAL" in one for one in told)

@@ -16,6 +16,7 @@ from embedfill.batchapi.dialect import OPENAI_DIALECT
 from embedfill.batchapi.models import EMBEDDINGS, Batch, File, Page
 from embedfill.clock import Clock
 from embedfill.errors import ConfigError, MissingError, ProviderError, RefusedError, UnreachableError
+from embedfill.masks import public
 from embedfill.models.base import Vectors
 from embedfill.providers.download import download, part_bytes
 from embedfill.providers.retry import refusal, retrying
@@ -58,7 +59,11 @@ class BatchClient:
         self._http = httpx.Client(headers=sent, timeout=_TIMEOUT, transport=transport, trust_env=proxies)
 
     def __repr__(self) -> str:
-        return f"BatchClient({self.base_url!r})"
+        return f"BatchClient({self._shown!r})"
+
+    @property
+    def _shown(self) -> str:
+        return public(self.base_url)
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +94,7 @@ class BatchClient:
             else:
                 self._again("POST", "/files/delete", json={"file_ids": [file_id]})
                 self.file(file_id)  # the answer may be a success that was none
-                raise ProviderError(f"{self.base_url} keeps file {file_id}, which was to be deleted")
+                raise ProviderError(f"{self._shown} keeps file {file_id}, which was to be deleted")
         except RefusedError as error:
             if error.status != 404:
                 raise
@@ -140,7 +145,7 @@ class BatchClient:
                 return
             after = page.last_id or found[-1].id
             if after == last:
-                raise ProviderError(f"{self.base_url}{path} gives the same page again after {last}")
+                raise ProviderError(f"{self._shown}{path} gives the same page again after {last}")
             last = after
 
     def cancel(self, batch_id: str) -> None:
@@ -191,9 +196,7 @@ class BatchClient:
         try:
             return _embeddings(answer["data"], len(texts), dimensions)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise ProviderError(
-                f"{self.base_url}/embeddings answered something else than embeddings: {error}"
-            ) from None
+            raise ProviderError(f"{self._shown}/embeddings answered something else than embeddings: {error}") from None
 
     def once(self, method: str, path: str, **options: Any) -> httpx.Response:  # noqa: ANN401
         """Any request as it is, sent once. Raises RefusedError, BillingError or UnreachableError."""
@@ -210,7 +213,7 @@ class BatchClient:
             response = self._http.request(method, self.base_url + path, **options)
         except httpx.HTTPError as error:
             raise UnreachableError(
-                f"no answer from {self.base_url}: {error}", "check embedding.base_url and the network"
+                f"no answer from {self._shown}: {public(str(error))}", "check embedding.base_url and the network"
             ) from error
         if not response.is_success:
             raise refusal(response)
@@ -222,7 +225,7 @@ def _parse(kind: type[Wire], response: httpx.Response) -> Wire:
     try:
         return kind.model_validate_json(response.content)
     except ValidationError as error:
-        raise UnreachableError(f"{response.url} did not answer with a {kind.__name__}: {error}") from None
+        raise UnreachableError(f"{public(str(response.url))} did not answer with a {kind.__name__}: {error}") from None
 
 
 def _json(response: httpx.Response) -> Any:  # noqa: ANN401
@@ -230,7 +233,7 @@ def _json(response: httpx.Response) -> Any:  # noqa: ANN401
     try:
         return response.json()
     except ValueError as error:
-        raise UnreachableError(f"{response.url} answered something else than JSON: {error}") from None
+        raise UnreachableError(f"{public(str(response.url))} answered something else than JSON: {error}") from None
 
 
 def _parse_value(kind: type[Wire], value: object) -> Wire:

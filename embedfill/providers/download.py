@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx
 
 from embedfill.errors import ProviderError, UnreachableError
+from embedfill.masks import public
 from embedfill.providers.retry import refusal
 
 _BLOCK = 1 << 20
@@ -24,15 +25,15 @@ def download(http: httpx.Client, url: str, path: Path, size: int) -> None:
         expected = _stream(http, url, part, tag)
     except httpx.HTTPError as error:
         raise UnreachableError(
-            f"the download of {url} broke off: {error}", "run again: it goes on from there"
+            f"the download of {public(url)} broke off: {public(str(error))}", "run again: it goes on from there"
         ) from error
     got = part.stat().st_size
     wanted = size or expected
     if wanted is not None and got < wanted:
-        raise UnreachableError(f"the download of {url} ended after {got:,} of {wanted:,} bytes", "run again")
+        raise UnreachableError(f"the download of {public(url)} ended after {got:,} of {wanted:,} bytes", "run again")
     if wanted is not None and got > wanted:
         part.unlink()
-        raise ProviderError(f"{url} gave {got:,} bytes where the provider names {wanted:,}")
+        raise ProviderError(f"{public(url)} gave {got:,} bytes where the provider names {wanted:,}")
     _finish(path, part, tag)
 
 
@@ -56,14 +57,14 @@ def _stream(http: httpx.Client, url: str, part: Path, tag: Path) -> int | None:
     with http.stream("GET", url, headers=headers, follow_redirects=True) as response:
         if response.status_code == 416:
             part.unlink(missing_ok=True)
-            raise UnreachableError(f"{url} does not go on from byte {have:,}", "run again: it starts anew")
+            raise UnreachableError(f"{public(url)} does not go on from byte {have:,}", "run again: it starts anew")
         if not response.is_success:
             response.read()
             raise refusal(response)
         resumed = response.status_code == 206 and _goes_on(response, have, etag)
         if response.status_code == 206 and not resumed:
             part.unlink(missing_ok=True)
-            raise UnreachableError(f"{url} answered another range than was asked", "run again: it starts anew")
+            raise UnreachableError(f"{public(url)} answered another range than was asked", "run again: it starts anew")
         with part.open("ab" if resumed else "wb", _BLOCK) as file:
             if not resumed:  # only once the old bytes are gone may the new tag stand beside them
                 _keep_tag(tag, response.headers.get("etag", ""))

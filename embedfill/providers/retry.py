@@ -9,6 +9,7 @@ from typing import TypeVar
 import httpx
 
 from embedfill.errors import BillingError, RefusedError, UnreachableError
+from embedfill.masks import HIDDEN, public
 
 Result = TypeVar("Result")
 ATTEMPTS = 6
@@ -83,11 +84,13 @@ def _plain_words(response: httpx.Response) -> str:
 
 
 def _unseen(message: str, request: httpx.Request) -> str:
-    """The provider's words without the key that it may repeat in them."""
+    """The provider's words without the key that it may repeat in them, and without what else a URL may hold."""
     for name in ("authorization", "api-key"):
         if key := request.headers.get(name, "").removeprefix("Bearer "):
-            message = message.replace(key, "***")
-    return message
+            message = message.replace(key, HIDDEN)
+    if request.url.password:
+        message = message.replace(request.url.password, HIDDEN)
+    return public(message)
 
 
 def _hint(status: int) -> str:
