@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedfill.jobs.results import METADATA_KEY
-from tests.chat_fixtures import CHAT, Job, chat_line, label_of, subject
+from tests.chat_fixtures import CHAT, Job, chat_line, label_of, labelled, subject
 from tests.cli_fixtures import Cli, everything_below
 from tests.provider_fixtures import Provider
 
@@ -51,7 +51,8 @@ def test_exit_codes(job: Job, cli: Cli, provider: Provider) -> None:
     assert cli(*job.write_lines([*lines, b"{"]).command()).code == 3
     assert cli(*job.write_lines([*lines, chat_line("no", "forbidden")]).command()).code == 3
     ran = cli(*job.write_lines([*lines, chat_line("new", "login")]).command("--json", "--budget-usd", "0.0000001"))
-    assert ran.code == 5 and ran.json["out"] is None and "budget_usd" in ran.json["error"]["message"]
+    assert ran.code == 5 and ran.json["out"] is None and not ran.json["finished"]
+    assert "budget_usd" in ran.json["error"]["message"]
     assert len(job.results()) == 4, "what was written before stands"
 
 
@@ -106,6 +107,32 @@ def test_prepared_embeddings_through_the_local_engine(job: Job, cli: Cli) -> Non
     ran = cli("batch", "run", job.arguments[0], "--endpoint", "/v1/embeddings", "--out", job.out, "--json")
     assert ran.code == 0, ran.err
     assert [row["status"] for row in job.results()] == ["ok"] * 3 and ran.json["cost_usd"] == 0
+
+
+def test_reasons_are_told_by_code_with_the_first(job: Job, cli: Cli) -> None:
+    lines = [chat_line("a", "login"), chat_line("no", "forbidden"), b"{", b"[]", b"{"]
+    ran = cli(*job.write_lines(lines).command())
+    assert ran.code == 3 and "2 not_json: the line is not JSON" in ran.out and "requests.jsonl row 3)" in ran.out
+    assert "1 content_policy: the message is forbidden" in ran.out
+    assert cli(*job.command("--json")).json["totals"]["reasons"]["not_json"]["rows"] == 2
+
+
+def test_a_dry_run_of_a_retry_counts_what_was_refused(job: Job, cli: Cli) -> None:
+    job.write_lines([chat_line("a", "login"), chat_line("no", "forbidden")])
+    cli(*job.command())
+    plain = cli(*job.command("--dry-run", "--json")).json
+    assert (plain["requests"], plain["answered"], plain["failed"]) == (0, 1, 1)
+    again = cli(*job.command("--dry-run", "--retry-failed", "--json")).json
+    assert (again["requests"], again["answered"], again["failed"]) == (1, 1, 0)
+
+
+def test_a_request_that_never_runs_leaves_the_others_in_reach(job: Job, cli: Cli) -> None:
+    ill = (503, {"error": {"code": "overloaded", "message": "later"}})
+    job.provider.models[CHAT] = lambda body: ill if "ill" in str(body) else labelled(body)
+    job.write_lines([chat_line("a", "login"), chat_line("b", "ill")])
+    ran = cli(*job.command())
+    assert ran.code == 1 and "--partial" in ran.err and not job.out.exists()
+    assert cli(*job.command("--partial")).code == 1 and job.said() == {"a": "login", "b": None}
 
 
 def test_a_dry_run_says_what_it_would_send_and_sends_nothing(job: Job, cli: Cli) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from embedfill.errors import ConfigError, UsageError
 from embedfill.jobs.config import load_job
+from embedfill.jobs.estimate import JobEstimate
 from embedfill.jobs.open import OpenJob, open_job
-from embedfill.jobs.run import JobEstimate, JobOptions, JobSummary, run_job
+from embedfill.jobs.run import JobOptions, JobSummary, run_job
 from tests.chat_fixtures import CHAT, Job, chat_line, content, label_of, subject
 from tests.crash_worker import Fault, Trap, start
 from tests.fate_fixtures import Ended, Fate
@@ -124,6 +125,25 @@ def test_a_refused_request_is_tried_once_and_keeps_the_providers_words(job: Job)
     job.provider.models[CHAT] = lambda body: (200, {"choices": [{"message": {"content": "fine"}}]})
     run(job, retry=True)
     assert job.said()["no"] == "fine" and statuses(job).keys() == {"ok"}
+
+
+def test_a_retry_that_is_declined_forgives_nothing(job: Job) -> None:
+    job.write_lines([*lines(1), chat_line("no", "forbidden")])
+    run(job)
+    asked: list[JobEstimate] = []
+    with pytest.raises(UsageError, match="nothing was submitted"):
+        run(job, paid=True, retry=True, confirm=lambda expected: asked.append(expected) is not None)
+    assert [(one.requests, one.answered, one.failed) for one in asked] == [(1, 1, 0)]
+    assert run(job, paid=True, confirm=lambda _: False).batches == 0
+    assert job.provider.books.batches == 1
+
+
+def test_answers_of_another_input_of_the_store_are_not_counted(job: Job, provider: Provider) -> None:
+    provider.hold = True
+    run(job.write_lines(lines(8)), wait=False)
+    provider.finish()
+    provider.hold = False
+    assert run(job.write_lines(lines(3, start=6))).answered == 3
 
 
 def test_the_providers_own_trouble_costs_no_try(job: Job) -> None:
@@ -245,7 +265,7 @@ def test_nothing_is_submitted_over_the_budget_and_a_larger_one_goes_on(job: Job)
     job.inputs = 4
     prices = {"tiny-chat": {"input": 0.0, "output": 1_000_000.0}}  # a dollar a token: four a request
     parked = run(job.write_lines(lines(12)), prices=prices, batch={"budget_usd": 18.0})
-    assert parked.parked and job.provider.books.batches == 1 and not job.out.exists()
+    assert parked.parked and job.provider.books.batches == 1 and not job.out.exists() and not parked.finished
     partial = run(job, prices=prices, batch={"budget_usd": 19.0}, partial=True)
     assert partial.parked and len(statuses(job)["pending"]) == 8
     assert run(job, prices=prices, batch={"budget_usd": 100.0}).parked is None

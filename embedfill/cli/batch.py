@@ -12,18 +12,20 @@ from embedfill.batchapi.models import ENDPOINTS
 from embedfill.cli.batch_held import PRICE_UNKNOWN, cancel, status
 from embedfill.cli.common import money, output_options, plural, say, show
 from embedfill.cli.progress import Console
-from embedfill.errors import UsageError
+from embedfill.errors import ProviderError, UsageError
 from embedfill.jobs.config import load_job
 from embedfill.jobs.diff import Difference, Side
 from embedfill.jobs.diff import diff as compare
+from embedfill.jobs.estimate import JobEstimate
 from embedfill.jobs.open import default_store, open_job
 from embedfill.jobs.output import check_output
 from embedfill.jobs.prompt import Prompt, load_prompt
-from embedfill.jobs.results import RESULTS
-from embedfill.jobs.run import JobEstimate, JobOptions, JobSummary, estimate_job, run_job
+from embedfill.jobs.results import RESULTS, Reason
+from embedfill.jobs.run import JobOptions, JobSummary, estimate_job, run_job
 from embedfill.jobs.table import find_tables
 
 _REJECTIONS, _PENDING, _STOPPED = 3, 4, 5
+_SHOW_REASONS = 5
 _PATH = click.Path(path_type=Path)
 
 
@@ -80,11 +82,6 @@ def run(requests: tuple[Path, ...], out: Path, as_json: bool, **given: Any) -> i
     check_output(out, [*inputs, *(given[name] for name in ("template", "config") if given[name])], RESULTS.names)
     job = open_job(config, given["store"] or default_store(out), endpoint, prompt)
 
-    if given["dry_run"]:
-        expected = estimate_job(job, inputs, Console())
-        show(asdict(expected), as_json, lambda: _expected(expected))
-        return 0
-
     def confirm(expected: JobEstimate) -> bool:
         return given["yes"] or config.batch.budget_usd is not None or _ask(expected)
 
@@ -92,7 +89,15 @@ def run(requests: tuple[Path, ...], out: Path, as_json: bool, **given: Any) -> i
         wait=not given["no_wait"], partial=given["partial"], retry=given["retry_failed"], progress=Console(),
         confirm=confirm,
     )  # fmt: skip
-    summary = run_job(job, inputs, out, options)
+    if given["dry_run"]:
+        expected = estimate_job(job, inputs, options)
+        show(asdict(expected), as_json, lambda: _expected(expected))
+        return 0
+    try:
+        summary = run_job(job, inputs, out, options)
+    except ProviderError as error:
+        error.hint += "" if options.partial else "; --partial writes the results of what is answered"
+        raise
     show(as_dict(summary, out), as_json, lambda: _lines(summary, out))
     return _exit_code(summary)
 
@@ -157,8 +162,8 @@ def _expected(expected: JobEstimate) -> list[str]:
     price = "unknown: state prices and limits" if expected.cost_usd is None else f"at most {money(expected.cost_usd)}"
     counted = ", ".join(f"{model} {how}" for model, how in expected.counted.items())
     return [
-        f"requests  {expected.requests:,} to send; {expected.answered:,} answered, {expected.in_flight:,} in flight, "
-        f"{expected.rejected:,} rejected",
+        f"requests  {expected.requests:,} to send; {expected.answered:,} answered, {expected.failed:,} failed, "
+        f"{expected.in_flight:,} in flight, {expected.rejected:,} rejected",
         f"tokens    {expected.prompt_tokens:,} of prompts ({counted}); generated: {output}",
         f"price     {price}",
     ]
@@ -176,15 +181,24 @@ def _exit_code(summary: JobSummary) -> int:
 
 def _lines(summary: JobSummary, out: Path) -> list[str]:
     lines = [
-        f"answered  {summary.answered:,} in {plural(summary.batches, 'batch', 'es')}, {summary.prompt_tokens:,} prompt "
-        f"and {summary.completion_tokens:,} generated tokens, {_cost(summary.cost_usd)}"
+        f"answered  {summary.answered:,} of {summary.requests:,} now; {plural(summary.batches, 'batch', 'es')}, "
+        f"{summary.prompt_tokens:,} prompt and {summary.completion_tokens:,} generated tokens, {_cost(summary.cost_usd)}"
     ]
-    if not summary.finished:
+    if not summary.finished and not summary.parked:
         lines.append("batches are out; run it again later to collect them")
     if summary.totals:
         counts = ", ".join(f"{count:,} {status}" for status, count in summary.totals.statuses.items() if count)
         lines.append(f"results   {out}: {counts or 'no rows'}")
+        lines += _reasons(summary.totals.reasons)
     return lines
+
+
+def _reasons(reasons: Mapping[str, Reason]) -> list[str]:
+    """The most frequent reasons why rows have no answer."""
+    often = sorted(reasons.items(), key=lambda item: -item[1].rows)
+    lines = [f"  {why.rows:,} {code}: {why.message} (first: {why.first})" for code, why in often[:_SHOW_REASONS]]
+    rest = len(often) - _SHOW_REASONS
+    return [*lines, f"  and {plural(rest, 'other reason')}: see error_code"] if rest > 0 else lines
 
 
 def _cost(usd: float | None) -> str:

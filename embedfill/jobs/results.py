@@ -52,18 +52,31 @@ RESULTS = pa.schema(
 )
 METADATA_KEY = b"embedfill"
 _DICTIONARIES = ["status", "model", "batch_id", "template", "source_file", "error_code"]
+_REASON = ["error_code", "error_message", "source_file", "source_row"]
+_KINDS = 50  # of reasons, at most
 _OK, _FAILED, _REJECTED, _PENDING = "ok", "failed", "rejected", "pending"
 
 
 @dataclass(slots=True)
+class Reason:
+    """Why `rows` rows have no answer: the words and the place of the first."""
+
+    rows: int
+    message: str
+    first: str
+
+
+@dataclass(slots=True)
 class Totals:
-    """What the results come to. Costs are those of the rows that are there, whenever they were paid."""
+    """What the results come to. Costs are those of the rows that are there, whenever they were paid; `reasons` say by
+    code why rows have no answer."""
 
     rows: int = 0
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys((_OK, _FAILED, _REJECTED, _PENDING), 0))
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = 0.0
+    reasons: dict[str, Reason] = field(default_factory=dict)
 
     def add(self, table: Any) -> None:  # noqa: ANN401 - pyarrow has no types
         self.rows += table.num_rows
@@ -76,6 +89,13 @@ class Totals:
             self.cost_usd = None
         else:
             self.cost_usd += pc.sum(table.column("cost_usd")).as_py() or 0.0
+        bad = table.filter(pc.is_valid(table.column("error_code")))
+        for row in bad.select(_REASON).to_pylist():
+            self._blame(*row.values())
+
+    def _blame(self, code: str, message: str | None, file: str, row: int) -> None:
+        kind = code if code in self.reasons or len(self.reasons) < _KINDS else "other"
+        self.reasons.setdefault(kind, Reason(0, message or "", f"{file} row {row}")).rows += 1
 
 
 def write_results(spool: Spool, state: State, out: Path, max_attempts: int, prompt: Prompt | None) -> Totals:

@@ -18,22 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedfill import ids
 from embedfill.errors import BillingError, ProviderError, UsageError
 from embedfill.ids import IdArray, IdSet
-from embedfill.jobs.endpoints import UNKNOWN
+from embedfill.jobs.estimate import JobEstimate, estimate
 from embedfill.jobs.held import note
 from embedfill.jobs.jsonl import read_jsonl
 from embedfill.jobs.open import OpenJob
-from embedfill.jobs.pricing import cost
 from embedfill.jobs.results import Totals, write_results
 from embedfill.jobs.settle import JobSettler
 from embedfill.jobs.spool import Spool, SpoolWriter
 from embedfill.jobs.table import read_table
 from embedfill.progress import Progress, Quiet, Stage, Steps
 from embedfill.records import Outcome
+from embedfill.store import layout
 from embedfill.tracker.advance import Advance
 from embedfill.tracker.forgive import forgive
 from embedfill.tracker.plan import make_plan, refused_in
@@ -43,23 +42,7 @@ from embedfill.tracker.shards import shard_ids
 from embedfill.tracker.state import ShardState, State, Status
 
 Point = Callable[[str], None]
-Mask = NDArray[np.bool_]
 _SHOW_ROWS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class JobEstimate:
-    """What a job would send now. `cost_usd` is the most that it can cost, None where a price or a limit is not known;
-    `counted` says by model how its tokens were counted."""
-
-    requests: int
-    answered: int
-    in_flight: int
-    rejected: int
-    prompt_tokens: int
-    output_tokens: int | None
-    cost_usd: float | None
-    counted: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +61,7 @@ class JobOptions:
 @dataclass(slots=True)
 class JobSummary:
     """What a job did: `totals` are those of the written results, None where nothing was written; the rest is of this
-    run. `finished` is False while batches are out; `parked` says why submissions stopped."""
+    run. `finished` is False while answers are missing; `parked` says why submissions stopped."""
 
     requests: int = 0
     answered: int = 0
@@ -103,10 +86,11 @@ def run_job(job: OpenJob, inputs: list[Path], out: Path, options: JobOptions | N
         return _Run(job, spool, out, options).run()
 
 
-def estimate_job(job: OpenJob, inputs: list[Path], progress: Progress) -> JobEstimate:
+def estimate_job(job: OpenJob, inputs: list[Path], options: JobOptions | None = None) -> JobEstimate:
     """What `run_job` would send now. Sends nothing."""
-    with job.cache.in_use(), _spooled(job, inputs, progress) as spool:
-        return estimate(job, spool, State(job.store, job.cache, job.space).refresh())
+    options = options or JobOptions()
+    with job.cache.in_use(), _spooled(job, inputs, options.progress) as spool:
+        return estimate(job, spool, State(job.store, job.cache, job.space).refresh(), options.retry)
 
 
 @contextmanager
@@ -146,18 +130,20 @@ class _Run:
     outcomes: list[Outcome] = field(default_factory=list)
     state: State = field(init=False)
     quota: Quota = field(init=False)
+    asked: IdSet = field(init=False)
 
     def __post_init__(self) -> None:
         self.state = State(self.job.store, self.job.cache, self.job.space)
         self.quota = self.job.quota()
+        self.asked = IdSet(self.spool.row_ids[self.spool.asked])
 
     def run(self) -> JobSummary:
         self.summary.requests = int(self.spool.asked.sum())
         self.state.refresh()
+        self._confirm()
         if self.options.retry:
             self._forgive()
         self._retire()
-        self._confirm()
         note(self.job)
         try:
             self._answer()
@@ -167,7 +153,7 @@ class _Run:
             raise
         finally:
             self._account()
-        if (self.summary.finished and not self.summary.parked) or self.options.partial:
+        if self.summary.finished or self.options.partial:
             self._write()
         return self.summary
 
@@ -176,9 +162,9 @@ class _Run:
         while self._plan() or self.state.open():
             self.options.at("after-plan")
             self._advance()
-            if not self.options.wait and self.state.open():
-                self.summary.finished = False
-            if not self.summary.finished or self.summary.parked:
+            if self.summary.parked or (not self.options.wait and self.state.open()):
+                left = estimate(self.job, self.spool, self.state)
+                self.summary.finished = not (left.requests or left.in_flight)
                 return
 
     def _plan(self) -> bool:
@@ -201,15 +187,20 @@ class _Run:
             with options.progress.stage("answer", requests, "requests") as stage:
                 done = advance.run(options.wait, Steps(stage).see)
         self.outcomes += done.outcomes
+        self.summary.answered += sum(self._answered_by(outcome) for outcome in done.outcomes)
         self.summary.batches += done.submitted
         self.summary.parked = done.parked
+
+    def _answered_by(self, outcome: Outcome) -> int:
+        """How many requests of this input: a store may hold others."""
+        found = [self.job.cache.read(layout.pack_ids(pack)) for pack in outcome.packs]
+        return sum(int(self.asked.has(np.frombuffer(data, "S16")).sum()) for data in found)
 
     def _retire(self) -> None:
         """Takes back what an earlier run planned, did not submit, and nobody asks for any more: an edited input must
         not be paid for twice."""
-        asked = IdSet(self.spool.row_ids[self.spool.asked])
         planned = [shard for shard in self.state.open() if shard.status is Status.PLANNED]
-        unwanted = [shard for shard in planned if not asked.has(self._rows_of(shard)).all()]
+        unwanted = [shard for shard in planned if not self.asked.has(self._rows_of(shard)).all()]
         if unwanted:
             with self.job.client() as client:
                 retire(self.job.account(client, self.options.at), self.state, unwanted)
@@ -221,11 +212,11 @@ class _Run:
         """Takes back the refusals of this input's requests, so that they go out once more."""
         refused = refused_in(self.state, self.job.config.batch.max_attempts)
         names = ids.array(sorted(refused.rejected))
-        mine = IdSet(self.spool.row_ids[self.spool.asked]).has(names)
+        mine = self.asked.has(names)
         forgive(self.state, {name: refused.counts[name] for name in ids.tolist(names[mine])})
 
     def _confirm(self) -> None:
-        expected = estimate(self.job, self.spool, self.state)
+        expected = estimate(self.job, self.spool, self.state, self.options.retry)
         if self.job.paid and expected.requests and not self.options.confirm(expected):
             raise UsageError("nothing was submitted", "nothing is lost: run it again when it suits")
 
@@ -233,7 +224,6 @@ class _Run:
         """What this run's batches brought and cost."""
         summary, outcomes = self.summary, self.outcomes
         costs = [outcome.cost_usd for outcome in outcomes]
-        summary.answered = sum(outcome.vectors for outcome in outcomes)
         summary.batches = max(summary.batches, len(outcomes))
         summary.prompt_tokens = sum(outcome.prompt_tokens for outcome in outcomes)
         summary.completion_tokens = sum(outcome.completion_tokens for outcome in outcomes)
@@ -244,46 +234,3 @@ class _Run:
         with self.options.progress.stage("results", len(self.spool), "rows") as stage:
             self.summary.totals = write_results(self.spool, self.state, self.out, attempts, self.job.prompt)
             stage.advance(self.summary.totals.rows)
-
-
-def estimate(job: OpenJob, spool: Spool, state: State) -> JobEstimate:
-    """What is still to be sent and paid, also of what an earlier run planned and did not submit. Changes nothing."""
-    done = state.have()
-    done.add(ids.array(sorted(refused_in(state, job.config.batch.max_attempts).rejected)))
-    out = IdSet()
-    for shard in state.out():
-        out.add(shard_ids(job.cache.path(shard.shard.key))[0])
-    answered = spool.asked & done.has(spool.row_ids)
-    flying = spool.asked & ~answered & out.has(spool.row_ids)
-    new = spool.asked & ~answered & ~flying
-    return JobEstimate(
-        requests=int(new.sum()),
-        answered=int(answered.sum()),
-        in_flight=int(flying.sum()),
-        rejected=int((spool.model < 0).sum()),
-        prompt_tokens=int(spool.tokens[new].sum()),
-        output_tokens=_most(job, spool, new),
-        cost_usd=_cost(job, spool, new),
-        counted=spool.counted,
-    )
-
-
-def _most(job: OpenJob, spool: Spool, new: Mask) -> int | None:
-    """Tokens that the requests may generate at most; None where one does not say."""
-    outputs = spool.output[new]
-    unknown = int((outputs == UNKNOWN).sum())
-    if unknown and job.config.assume_output_tokens is None:
-        return None
-    return int(outputs[outputs != UNKNOWN].sum()) + unknown * job.pricing.output_of(UNKNOWN)
-
-
-def _cost(job: OpenJob, spool: Spool, new: Mask) -> float | None:
-    total = 0.0
-    for number, model in enumerate(spool.models):
-        mine = new & (spool.model == number)
-        output = _most(job, spool, mine)
-        price = cost(job.pricing.of(model), int(spool.tokens[mine].sum()), output or 0)
-        if price is None or output is None:
-            return None
-        total += price
-    return total
