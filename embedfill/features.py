@@ -13,6 +13,11 @@ from embedfill.models.known import KNOWN, ModelInfo
 from embedfill.providers.profiles import patience_of, profile_of
 
 Settings = dict[str, dict[str, str | int | float | bool]]
+# Every key that may follow from a probe, with a value of its kind.
+POSSIBLE: Settings = {
+    "embedding": {"encoding_format": "float", "send_dimensions": False, "dimensions": 1},
+    "batch": {"inputs_per_request": 1, "endpoint": "/v1/embeddings", "listing_delay_s": 1.0},
+}
 TEXT = "a probe"
 _SEPARATORS = "lines\u2028that\u2029are\u0085one"  # legal inside a JSON string, and ends of lines to some readers
 _SHORTER = 64  # numbers in a vector, asked for where nothing is known of a model

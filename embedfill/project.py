@@ -11,6 +11,7 @@ from embedfill.chunker.template import Template
 from embedfill.config import Config
 from embedfill.corpus.spec import CorpusSpec, spec_of
 from embedfill.errors import ConfigError, MissingError, UsageError
+from embedfill.models import tokenizers
 from embedfill.models.known import ModelInfo, max_chunk_tokens, resolve
 from embedfill.providers.client import BatchClient
 from embedfill.providers.connect import connect, engine_data, is_paid, request_of, space_of
@@ -148,4 +149,5 @@ def _chunk_spec(config: Config, model: ModelInfo, template: str) -> ChunkSpec:
         max_bytes=max_tokens * _BYTES_PER_TOKEN,
         special_tokens=config.embedding.special_tokens,
         too_long=config.embedding.too_long,
+        tokenizer_file=None if model.tokenizer in tokenizers.NAMES else str(config.path(model.tokenizer)),
     )

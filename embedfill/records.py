@@ -36,7 +36,8 @@ class Document:
 class ChunkSpec:
     """All that decides how a document is cut and what is embedded of it. `max_tokens` counts the rendered text with
     special tokens; `max_bytes` caps the UTF-8 bytes of the passage. `special_tokens` is what becomes of their written
-    form in a text (text, reject, remove), `too_long` of values that leave the text no room (reject, truncate)."""
+    form in a text (text, reject, remove), `too_long` of values that leave the text no room (reject, truncate).
+    `tokenizer_file` is where a tokenizer named by a relative path lies here; elsewhere it may lie elsewhere."""
 
     tokenizer: str
     max_tokens: int
@@ -47,12 +48,19 @@ class ChunkSpec:
     version: int = 1
     special_tokens: str = "text"
     too_long: str = "reject"
+    tokenizer_file: str | None = None
 
     @property
     def id(self) -> str:
         usual = {"special_tokens": "text", "too_long": "reject"}  # left out, so that ids from before they were stay
         values = {name: value for name, value in asdict(self).items() if usual.get(name) != value}
+        values.pop("tokenizer_file", None)
         return ids.digest_hex("chunkspec", ids.canonical(values))
+
+    @property
+    def tokenizer_here(self) -> str:
+        """What to load it by."""
+        return self.tokenizer_file or self.tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,17 @@ def test_a_key_of_another_table_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['embedding = { model = "m" }\n', 'embedding.model = "m"\n', '[embedding]\nkey = """\n1"""\n']
+    "text",
+    [
+        'embedding = { model = "m" }\n',
+        'embedding.model = "m"\n',
+        '["embedding"]\nmodel = "m"\n',
+        '[embedding]\n"key" = 2\n',
+        '[embedding]\nkey = """\n1"""\n',
+        "[embedding]\nkey = \"\"\ntemplate = '''\n[embedding]\nkey = 2\n'''\n[embedding]\n",
+        'text = """\n[embedding]\n"""\n',  # what is only text must not be edited
+        "embedding = 3\n",
+    ],
 )
 def test_what_cannot_be_edited_by_lines_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="line by line"):
@@ -56,3 +66,23 @@ def test_a_snippet_alone_is_toml() -> None:
         "a": {"x": 'q"', "y": True},
         "b": {"z": 1.5},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ('[t]\nk = "a\u2028b\u0085c"\n', '[t]\nx = 1\nk = "a\u2028b\u0085c"\n'),
+        ('[t]\r\nx = 2  # it\'s "two"\r\n', '[t]\r\nx = 1  # it\'s "two"\r\n'),
+        ('[t]\n\tx="a # \\" b"# "c\n', '[t]\n\tx=1# "c\n'),
+        ("[t]\nx = 'a # b' # 'c'", "[t]\nx = 1 # 'c'"),
+        ("[t]\r\nk = 2\r\n", "[t]\r\nx = 1\r\nk = 2\r\n"),
+        ("k = 2\r\n", "k = 2\r\n\r\n[t]\r\nx = 1\r\n"),
+        ("k = 2", "k = 2\n\n[t]\nx = 1\n"),
+        ("[t]", "[t]\nx = 1\n"),
+        ("[t]\r\n", "[t]\r\nx = 1\r\n"),
+        ("", "[t]\nx = 1\n"),
+    ],
+)
+def test_all_else_stays_to_the_letter(text: str, made: str) -> None:
+    assert merged(text, {"t": {"x": 1}}) == made
+    assert merged(made, {"t": {"x": 1}}) == made

@@ -9,6 +9,7 @@ import pytest
 from embedfill.config import load
 from tests.cli_fixtures import Cli
 from tests.dialect_fixtures import KEY, Speaking
+from tests.provider_fixtures import Provider, Reply, Request
 
 CONFIG = """# My own words stay.
 store = "store"
@@ -31,10 +32,15 @@ listing_delay_s = 0.1
 
 
 @pytest.fixture
-def path(speaking: Callable[..., Speaking], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def endpoint(speaking: Callable[..., Speaking]) -> Speaking:
+    return speaking("generic")
+
+
+@pytest.fixture
+def path(endpoint: Speaking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("DIALECT_KEY", KEY)
     file = tmp_path / "probe.toml"
-    file.write_text(CONFIG.replace("URL", speaking("generic").url))
+    file.write_text(CONFIG.replace("URL", endpoint.url))
     return file
 
 
@@ -74,9 +80,36 @@ def test_a_configuration_with_the_settings_is_written(cli: Cli, path: Path) -> N
     assert load(path) == made
 
 
-def test_a_file_that_cannot_be_written_is_said(cli: Cli, path: Path) -> None:
-    ran = cli("probe", path, "--write", path.parent / "nowhere" / "x.toml", "--json")
-    assert ran.code == 2 and "nowhere" in ran.error["message"]
+@pytest.mark.parametrize("place", ["nowhere/x.toml", "."])
+def test_where_it_cannot_be_written_nothing_is_sent(cli: Cli, endpoint: Speaking, path: Path, place: str) -> None:
+    ran = cli("probe", path, "--write", path.parent / place, "--json")
+    assert ran.code == 2 and str(path.parent) in ran.error["message"]
+    assert not endpoint.requests
+
+
+def test_a_configuration_that_cannot_be_edited_is_not_paid_for(cli: Cli, endpoint: Speaking, path: Path) -> None:
+    dotted = path.read_text().partition("[batch]")[0].replace("[corpus]", "batch.poll_s = 0.005\n[corpus]")
+    path.write_text(dotted)
+    ran = cli("probe", path, "--write", path, "--json")
+    assert ran.code == 2 and "by hand" in ran.error["hint"]
+    assert not endpoint.requests and path.read_text() == dotted
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_what_was_found_is_shown_though_it_cannot_be_written_any_more(
+    cli: Cli, endpoint: Speaking, path: Path, flags: tuple[str, ...]
+) -> None:
+    def spoil(provider: Provider, request: Request) -> Reply:
+        path.write_text("embedding = 1")
+        return provider.handle(request)
+
+    endpoint.script("POST", "/batches", spoil)
+    ran = cli("probe", path, "--write", path, *flags)
+    assert ran.code == 2 and f"error: {path}" in ran.err
+    if flags:
+        assert ran.json["error"]["code"] == "usage" and ran.json["settings"]["batch"]["inputs_per_request"] == 100
+    else:
+        assert tomllib.loads(ran.out)["batch"]["inputs_per_request"] == 100
 
 
 def test_nothing_paid_is_sent_without_a_yes(cli: Cli, path: Path) -> None:

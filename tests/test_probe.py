@@ -11,6 +11,7 @@ import pytest
 from embedfill.clock import Clock
 from embedfill.config import Config, parse
 from embedfill.errors import ProviderError, RefusedError, UnreachableError, UsageError
+from embedfill.features import POSSIBLE
 from embedfill.probe import Cost, Options, Probe, probe
 from embedfill.providers.client import BatchClient
 from tests.dialect_fixtures import KEY, RULES, Rules, Speaking
@@ -46,7 +47,9 @@ def probing(
         prepare(provider)
         name = rules if isinstance(rules, str) else "generic"
         usual = {"provider": name, "base_url": provider.url, "model": "tiny", "api_key_env": "DIALECT_KEY"}
-        return probe(config(**{**usual, "dimensions": DIMENSIONS, **embedding})), provider
+        found = probe(config(**{**usual, "dimensions": DIMENSIONS, **embedding}))
+        assert all(values.keys() <= POSSIBLE[table].keys() for table, values in found.settings.items())
+        return found, provider
 
     return run
 

@@ -1,10 +1,15 @@
 """What a configuration stands for: opened, checked, and nothing made where nothing may be."""
 
+import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from embedfill.chunker.policy import Policy
+from embedfill.chunker.splitter import Splitter
 from embedfill.errors import ConfigError, StoreError, UsageError
+from embedfill.models import tokenizers
 from embedfill.project import Project, open_project
 from embedfill.store.memory import MemoryStore
 from tests.chain_fixtures import Chain, documents
@@ -159,3 +164,21 @@ def test_a_base_url_is_for_a_remote_provider(chain: Chain) -> None:
     chain.write(documents(range(1)))
     with pytest.raises(ConfigError, match=r"embedding\.base_url.*remote provider"):
         open_project(chain.config(embedding={"model": "wordllama-256", "base_url": "http://127.0.0.1:1/v1"}))
+
+
+def test_a_tokenizer_lies_where_the_configuration_says(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path starts at the configuration's folder, and where that is does not decide the chunks."""
+    pytest.importorskip("tokenizers")
+    (chain.folder / "own").mkdir()
+    shutil.copy(tokenizers._path("all-MiniLM-L6-v2"), chain.folder / "own" / "tokenizer.json")
+    (chain.folder / "elsewhere").mkdir()
+    monkeypatch.chdir(chain.folder / "elsewhere")
+    own = {"tokenizer": "own/tokenizer.json", "special_tokens": "remove"}
+    spec = project(chain, embedding=own).chunking
+    assert Splitter(spec).count(["word " * 7]) == [9]
+    assert Policy(replace(spec, special_tokens="reject")).screen([]) == ([], [])
+    assert spec.id == replace(spec, tokenizer_file=None).id == replace(spec, tokenizer_file="/x").id
+    assert project(chain, embedding={"tokenizer": "cl100k_base"}).chunking.tokenizer_file is None
+    missing = project(chain, embedding={"tokenizer": "none.json"}).chunking
+    with pytest.raises(ConfigError, match=rf"{chain.folder}/none\.json"):
+        Splitter(missing)

@@ -308,3 +308,12 @@ def test_what_is_configured_stands_over_what_the_profile_knows(
 def test_a_tier_that_nobody_knows_is_told() -> None:
     with pytest.raises(ConfigError, match=r"batch\.tier = 2: local .*max_enqueued_tokens"):
         quota_of(PROFILES["local"], BatchConfig(tier=2))
+
+
+def test_a_tier_says_nothing_of_other_endpoints() -> None:
+    chat, batch = "/v1/chat/completions", BatchConfig(tier=3)
+    with pytest.raises(ConfigError, match=r"batch\.tier = 3: .*embedding models alone.*chat/completions.*max_enqueued"):
+        quota_of(PROFILES["openai"], batch, chat)
+    told = batch.model_copy(update={"max_enqueued_tokens": 9})
+    assert quota_of(PROFILES["openai"], told, chat).limit == 9
+    assert quota_of(PROFILES["openai"], batch, "/v1/embeddings").limit == 100_000_000

@@ -18,7 +18,7 @@ class Policy:
 
     def __init__(self, spec: ChunkSpec) -> None:
         self._spec = spec
-        self._special = special_words(spec.tokenizer) if spec.special_tokens != "text" else None
+        self._special = special_words(spec.tokenizer_here) if spec.special_tokens != "text" else None
         self._splitter = Splitter(spec) if spec.too_long == "truncate" else None
         empty = dict.fromkeys(self._splitter.template.names, "") if self._splitter else {}
         room = self._splitter.room(empty) if self._splitter else 0

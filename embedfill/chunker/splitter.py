@@ -40,9 +40,9 @@ class Splitter:
 
     def __init__(self, spec: ChunkSpec) -> None:
         self.spec = spec
-        self.tokenizer = tokenizers.load(spec.tokenizer)
+        self.tokenizer = tokenizers.load(spec.tokenizer_here)
         self.template = Template(spec.template)
-        self._special = special_words(spec.tokenizer) if spec.special_tokens == "remove" else None
+        self._special = special_words(spec.tokenizer_here) if spec.special_tokens == "remove" else None
 
     def count(self, embeds: Sequence[str]) -> list[int]:
         """Tokens of what goes to the model, special tokens included."""

@@ -1,4 +1,4 @@
-"""Settings laid into the text of a configuration, whose comments and order stay as they are."""
+"""Settings laid into the text of a configuration, of which everything else stays as it is, to the letter."""
 
 import re
 import tomllib
@@ -9,17 +9,22 @@ import orjson
 
 from embedfill.errors import UsageError
 
+_VALUE = r'"(?:[^"\\]|\\.)*"|\'[^\']*\'|[^\s#"\']+'  # of one line
+
 
 def merged(text: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
     """The configuration with these settings, by table. Raises UsageError for one that is written in a way in which
-    lines cannot be told."""
-    lines = text.splitlines()
+    lines cannot be told: nothing but those settings may come to mean something else."""
+    lines = text.split("\n")  # TOML knows no other ends of lines; a "\r" before one stays where it is
     for table, values in settings.items():
         for key, value in values.items():
-            _set(lines, table, key, f"{key} = {toml(value)}")
-    made = "\n".join(lines) + "\n"
-    if not _holds(made, settings):
-        raise UsageError("this configuration cannot be edited line by line", "put in what was found by hand")
+            _set(lines, table, key, toml(value))
+    made = "\n".join(lines)
+    if not _only_those(text, made, settings):
+        raise UsageError(
+            "this configuration cannot be edited line by line",
+            "leave out --write and put in what is found by hand, or write its tables as [embedding] and [batch]",
+        )
     return made
 
 
@@ -37,27 +42,43 @@ def toml(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _set(lines: list[str], table: str, key: str, line: str) -> None:
+def _set(lines: list[str], table: str, key: str, value: str) -> None:
     start = next((at for at, old in enumerate(lines) if re.match(rf"\s*\[\s*{table}\s*\]", old)), None)
     if start is None:
-        lines += ["", f"[{table}]", line]
+        _append(lines, [f"[{table}]", f"{key} = {value}"])
         return
     end = next((at for at in range(start + 1, len(lines)) if re.match(r"\s*\[", lines[at])), len(lines))
-    old = next((at for at in range(start + 1, end) if re.match(rf"\s*{key}\s*=", lines[at])), None)
-    if old is None:
-        lines.insert(start + 1, line)
+    for at in range(start + 1, end):
+        if old := re.match(rf"(\s*{key}\s*=\s*)(?:{_VALUE})", lines[at]):
+            lines[at] = old[1] + value + lines[at][old.end() :]
+            return
+    if start + 1 == len(lines):  # the header ends the file
+        _append(lines, [f"{key} = {value}"], apart=False)
     else:
-        comment = re.search(r"\s+#[^\"']*$", lines[old])
-        lines[old] = line + (comment[0] if comment else "")
+        lines.insert(start + 1, f"{key} = {value}{_return(lines)}")
 
 
-def _holds(text: str, settings: Mapping[str, Mapping[str, Any]]) -> bool:
+def _append(lines: list[str], new: list[str], apart: bool = True) -> None:
+    """Puts lines behind the last one, which is empty where the text ends with an end of line."""
+    ending = _return(lines)
+    if lines[-1]:
+        lines[-1] += ending
+        lines.append("")
+    lines[-1:] = [line + ending for line in (["", *new] if apart and lines != [""] else new)] + [""]
+
+
+def _return(lines: list[str]) -> str:
+    """What stands before the ends of lines of this text."""
+    return "\r" if len(lines) > 1 and lines[0].endswith("\r") else ""
+
+
+def _only_those(before: str, after: str, settings: Mapping[str, Mapping[str, Any]]) -> bool:
     try:
-        found = tomllib.loads(text)
+        wanted, found = tomllib.loads(before), tomllib.loads(after)
     except tomllib.TOMLDecodeError:
         return False
-    return all(
-        isinstance(found.get(table), dict) and found[table].get(key) == value
-        for table, values in settings.items()
-        for key, value in values.items()
-    )
+    for table, values in settings.items():
+        if not isinstance(wanted.setdefault(table, {}), dict):
+            return False
+        wanted[table].update(values)
+    return found == wanted

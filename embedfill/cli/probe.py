@@ -9,10 +9,12 @@ import click
 
 from embedfill import probe as library
 from embedfill.cli.common import config_argument, money, output_options, say, show
-from embedfill.cli.merge import merged, snippet
+from embedfill.cli.merge import snippet
 from embedfill.cli.progress import Console
+from embedfill.cli.rewrite import Rewrite
 from embedfill.config import load
 from embedfill.errors import UsageError
+from embedfill.features import POSSIBLE, Settings
 
 _WORDS = {True: "yes", False: "no", None: "not seen"}
 
@@ -33,14 +35,16 @@ def command(config: Path, yes: bool, write: Path | None, as_json: bool) -> int:
       embedfill probe embedfill.toml --write embedfill.toml   # put into the configuration
     """
     loaded = load(config)
+    rewrite = Rewrite(config, write) if write is not None else None
+    if rewrite is not None:
+        rewrite.check(POSSIBLE)  # before anything is paid for
     options = library.Options(confirm=lambda cost: yes or _ask(cost), progress=Console())
     found = library.probe(loaded, options)
     for warning in found.warnings:
         say(f"note: {warning}")
-    if write is not None:
-        _write(write, merged(config.read_text(encoding="utf-8-sig"), found.settings))
-    show(asdict(found), as_json, lambda: list(_lines(found)))
-    return 0
+    error = _written(rewrite, found.settings) if rewrite is not None else None
+    show({**asdict(found), **(error.as_dict() if error else {})}, as_json, lambda: list(_lines(found)))
+    return error.exit_code if error else 0
 
 
 def _ask(cost: library.Cost) -> bool:
@@ -52,14 +56,16 @@ def _ask(cost: library.Cost) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _write(path: Path, text: str) -> None:
-    temp = path.with_name(f".{path.name}.part")
+def _written(rewrite: Rewrite, settings: Settings) -> UsageError | None:
+    """Writes and says so; an error is said and given back, for what was found is to be shown all the same."""
     try:
-        temp.write_text(text, encoding="utf-8")
-        temp.replace(path)  # it may be the only copy of the configuration
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", "name a file that can be written") from None
-    say(f"wrote {path}")
+        rewrite.write(settings)
+    except UsageError as error:
+        say(f"error: {error.message}")
+        say(f"  {error.hint or 'put in what was found by hand'}")
+        return error
+    say(f"wrote {rewrite.path}")
+    return None
 
 
 def _lines(found: library.Probe) -> Iterator[str]:

@@ -21,6 +21,7 @@ _BPE_SPECIAL = {
     "o200k_base": ("<|endoftext|>", "<|endofprompt|>"),
 }
 BPE_NAMES = tuple(_BPE_SPECIAL)
+NAMES = (*BPE_NAMES, "all-MiniLM-L6-v2", "wordllama-256")
 _DATA = Path(__file__).parent / "data"
 _FEW = 8  # up to here one call per text is faster than toktok's batch
 _BLOCK = 8192  # characters: a long text is tokenized in blocks where only places are asked for
@@ -149,8 +150,9 @@ def _path(name: str) -> Path:
         return package_file("wordllama", "tokenizers/l2_supercat_tokenizer_config.json")
     if Path(name).is_file():
         return Path(name)
-    known = ", ".join((*BPE_NAMES, "all-MiniLM-L6-v2", "wordllama-256"))
-    raise ConfigError("embedding.tokenizer", name, f"must be one of {known}, or the path of a tokenizer.json")
+    raise ConfigError(
+        "embedding.tokenizer", name, f"must be one of {', '.join(NAMES)}, or the path of a tokenizer.json"
+    )
 
 
 def _load_bpe(name: str) -> Tokenizer:

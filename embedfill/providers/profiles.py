@@ -12,8 +12,9 @@ from embedfill.errors import ConfigError
 @dataclass(frozen=True, slots=True)
 class Profile:
     """Times in seconds: between polls (growing to `poll_max_s`), how long a new batch may be missing from a listing,
-    and after how long a claim whose maker cannot be seen is taken for abandoned. `tiers` are prompt tokens that may be
-    enqueued at once, by the account's tier from 1. `confirmed` False: documents disagree about it, probe it first."""
+    and after how long a claim whose maker cannot be seen is taken for abandoned. `embedding_tiers` are prompt
+    tokens of embedding models that may be enqueued at once, by the account's tier from 1; other models have limits of
+    their own, each another. `confirmed` False: documents disagree about it, probe it first."""
 
     name: str
     base_url: str | None
@@ -21,7 +22,7 @@ class Profile:
     paid: bool = True
     limits: Limits = OPENAI
     dialect: Dialect = OPENAI_DIALECT
-    tiers: tuple[int, ...] = ()
+    embedding_tiers: tuple[int, ...] = ()
     poll_s: float = 30.0
     poll_max_s: float = 300.0
     listing_delay_s: float = 60.0
@@ -29,7 +30,7 @@ class Profile:
     confirmed: bool = True
 
 
-_OPENAI_TIERS = (3_000_000, 20_000_000, 100_000_000, 500_000_000, 4_000_000_000)
+_OPENAI_EMBEDDING_TIERS = (3_000_000, 20_000_000, 100_000_000, 500_000_000, 4_000_000_000)
 # Lines have no model: POST /batches names it, with all parameters. "float" is no encoding_format there, but what comes
 # without one. Unconfirmed: that request_params takes every parameter of the synchronous endpoint.
 _VOYAGE = Dialect(
@@ -50,7 +51,9 @@ PROFILES = {
             "local", None, "EMBEDFILL_ENGINE_KEY", paid=False, limits=LOCAL,
             poll_s=0.1, poll_max_s=1.0, listing_delay_s=0.5, claim_ttl_s=60.0,
         ),
-        Profile("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", tiers=_OPENAI_TIERS),
+        Profile(
+            "openai", "https://api.openai.com/v1", "OPENAI_API_KEY", embedding_tiers=_OPENAI_EMBEDDING_TIERS,
+        ),
         Profile("voyage", "https://api.voyageai.com/v1", "VOYAGE_API_KEY", limits=VOYAGE, dialect=_VOYAGE),
         Profile(  # its batches embed in the Beijing region only; the international one offers text generation alone
             "dashscope", "https://dashscope.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY",

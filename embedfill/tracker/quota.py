@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from embedfill.batchapi.models import EMBEDDINGS
 from embedfill.clock import Clock
 from embedfill.config import BatchConfig
 from embedfill.errors import ConfigError, ProviderError
@@ -175,14 +176,23 @@ def over_the_limit(outcome: Outcome) -> bool:
     return any(TOKEN_LIMIT in words for words in outcome.errors)
 
 
-def quota_of(profile: Profile, batch: BatchConfig) -> Quota:
+def quota_of(profile: Profile, batch: BatchConfig, endpoint: str = EMBEDDINGS) -> Quota:
     """The limits that a configuration gives, else those that the profile knows. Raises ConfigError for a tier that the
-    provider is not known to have."""
+    provider is not known to have, or whose limit on this endpoint nobody knows."""
     tokens = batch.max_enqueued_tokens
     if tokens is None and batch.tier is not None:
-        if batch.tier > len(profile.tiers):
-            allowed = f"{profile.name} is not known to have it: set batch.max_enqueued_tokens"
-            raise ConfigError("batch.tier", batch.tier, allowed)
-        tokens = profile.tiers[batch.tier - 1]
+        tokens = _tokens_of_tier(profile, batch.tier, endpoint)
     requests = batch.max_enqueued_requests
     return Quota(tokens, batch.budget_usd, profile.limits.enqueued_requests if requests is None else requests)
+
+
+def _tokens_of_tier(profile: Profile, tier: int, endpoint: str) -> int:
+    if tier > len(profile.embedding_tiers):
+        raise ConfigError("batch.tier", tier, f"{profile.name} is not known to have it: set batch.max_enqueued_tokens")
+    if endpoint != EMBEDDINGS:
+        allowed = (
+            f"the limits of {profile.name}'s tiers are known for embedding models alone, and these requests go to "
+            f"{endpoint}: set batch.max_enqueued_tokens to what your account has for the model"
+        )
+        raise ConfigError("batch.tier", tier, allowed)
+    return profile.embedding_tiers[tier - 1]
