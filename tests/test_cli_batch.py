@@ -140,5 +140,6 @@ def test_a_dry_run_says_what_it_would_send_and_sends_nothing(job: Job, cli: Cli)
     ran = cli(*job.command("--dry-run", "--json"))
     assert ran.code == 0 and ran.json["requests"] == 10 and ran.json["output_tokens"] == 40
     assert ran.json["cost_usd"] == pytest.approx((ran.json["prompt_tokens"] + 400) / 1e6)
-    assert "10 to send" in cli(*job.command("--dry-run")).out
+    said = cli(*job.command("--dry-run")).out
+    assert "10 to send" in said and "price     about $" in said, "what is guessed bounds nothing"
     assert job.provider.books.batches == 0 and not job.out.exists()

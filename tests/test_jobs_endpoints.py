@@ -89,3 +89,18 @@ def test_the_guess_for_an_unknown_model_is_rather_too_high() -> None:
     text = "An ordinary sentence of English prose, of the kind that people write to each other every day. " * 20
     guess = Counter(CHAT).count("somebodys-model", [ENDPOINTS[EMBEDDINGS].measure({"input": text})])[0]
     assert guess >= tokenizers.load("cl100k_base").count([text])[0]
+
+
+@pytest.mark.parametrize(
+    "endpoint, body, media",
+    [
+        (CHAT, {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "x"}}, {"text": "a"}]}] * 2}, 2),
+        (CHAT, {"messages": [{"content": "a", "audio": None}]}, 0),
+        (RESPONSES, {"input": [{"content": [{"type": "input_file", "file_id": "f"}]}], "conversation": "c"}, 2),
+        (RESPONSES, {"input": "x", "prompt": {"id": "p"}}, 1),
+        (MODERATIONS, {"input": [{"type": "image_url", "image_url": {"url": "x"}}]}, 1),
+        (EMBEDDINGS, {"input": ["image_url"]}, 0),
+    ],
+)
+def test_what_cannot_be_counted_here(endpoint: str, body: dict[str, Any], media: int) -> None:
+    assert ENDPOINTS[endpoint].measure(body).media == media

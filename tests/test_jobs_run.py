@@ -279,11 +279,23 @@ def test_a_budget_needs_prices_and_limits(job: Job) -> None:
     budget, prices = {"budget_usd": 1.0}, {"tiny-chat": {"input": 1.0, "output": 2.0}}
     with pytest.raises(ConfigError, match=r"prices\.tiny-chat"):
         run(job, batch=budget)
-    with pytest.raises(ConfigError, match=r"1 requests say no limit .*requests\.jsonl row 1"):
+    with pytest.raises(ConfigError, match=r"1 request has no limit .*requests\.jsonl row 1"):
         run(job, batch=budget, prices=prices)
     assert job.provider.books.batches == 0
     run(job, batch=budget, prices=prices, **{"": {"assume_output_tokens": 100}})
     assert job.said() == {"r0": "other"}
+
+
+def test_images_are_assumed_or_the_budget_refuses_them(job: Job) -> None:
+    parts = [{"type": "text", "text": "login"}, {"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
+    line = chat_line("r0", "")
+    line["body"]["messages"] = [{"role": "user", "content": parts}, {"role": "user", "content": "login"}]
+    job.write_lines([line])
+    prices = {"tiny-chat": {"input": 1_000_000.0}}  # a dollar a token
+    with pytest.raises(ConfigError, match=r"assume_media_tokens is required .*1 request has"):
+        run(job, batch={"budget_usd": 50.0}, prices=prices)
+    parked = run(job, batch={"budget_usd": 50.0}, prices=prices, **{"": {"assume_media_tokens": 100}}).parked
+    assert parked and job.provider.books.batches == 0
 
 
 def test_a_paid_submission_is_asked_for_with_what_it_may_cost(job: Job) -> None:

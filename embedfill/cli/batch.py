@@ -58,6 +58,7 @@ command.add_command(cancel)
 @click.option("--budget-usd", type=float, help="Nothing is submitted that could exceed it.")
 @click.option("--max-enqueued-tokens", type=int, help="Prompt tokens that may be out at once.")
 @click.option("--assume-output-tokens", type=int, help="What a request without a limit may generate, for the price.")
+@click.option("--assume-media-tokens", type=int, help="What an image, a recording or a file in a prompt may come to.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent and what it may cost; send nothing.")
 @click.option("--no-wait", is_flag=True, help="Do what can be done now and leave; exit 4 while batches are out.")
 @click.option("--partial", is_flag=True, help="Write the results also where answers are missing (status pending).")
@@ -123,7 +124,7 @@ def _flags(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         "provider": {key: given[key] for key in ("provider", "base_url")},
         "batch": {key: given[key] for key in ("budget_usd", "max_enqueued_tokens")},
-        "": {"assume_output_tokens": given["assume_output_tokens"]},
+        "": {key: given[key] for key in ("assume_output_tokens", "assume_media_tokens")},
     }
 
 
@@ -159,8 +160,12 @@ def _ask(expected: JobEstimate) -> bool:
 
 def _expected(expected: JobEstimate) -> list[str]:
     output = "with no limit" if expected.output_tokens is None else f"at most {expected.output_tokens:,}"
-    price = "unknown: state prices and limits" if expected.cost_usd is None else f"at most {money(expected.cost_usd)}"
+    price = "unknown: state prices and limits"
+    if expected.cost_usd is not None:
+        price = f"{'at most' if expected.exact else 'about'} {money(expected.cost_usd)}"
     counted = ", ".join(f"{model} {how}" for model, how in expected.counted.items())
+    if expected.uncounted:
+        counted += f"; {plural(expected.uncounted, 'image, recording or file', '')} not counted: --assume-media-tokens"
     return [
         f"requests  {expected.requests:,} to send; {expected.answered:,} answered, {expected.failed:,} failed, "
         f"{expected.in_flight:,} in flight, {expected.rejected:,} rejected",

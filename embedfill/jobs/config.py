@@ -27,13 +27,15 @@ class JobBatchConfig(BatchConfig):
 
 
 class JobConfig(Table):
-    """`assume_output_tokens`: what a request without a limit of its own may generate, for prices and the budget."""
+    """`assume_output_tokens`: what a request without a limit of its own may generate, `assume_media_tokens`: what an
+    image, a recording or a file in a prompt may come to; for prices, limits and the budget."""
 
     provider: EndpointConfig = EndpointConfig()
     batch: JobBatchConfig = JobBatchConfig()
     prices: dict[Name, JobPrice] = Field(default_factory=dict)
     cache: CacheConfig = CacheConfig()
     assume_output_tokens: int | None = Field(default=None, ge=0)
+    assume_media_tokens: int | None = Field(default=None, ge=0)
     base: Path = Field(default=Path(), exclude=True)
 
 

@@ -15,6 +15,10 @@ from embedfill.models.known import KNOWN
 Body = Mapping[str, Any]
 UNKNOWN = -1  # tokens that a request may generate, where it does not say
 _SAID = ("content", "text", "arguments", "output", "name")  # where the texts of a message or an item stand
+_MEDIA = (
+    "image_url", "image", "input_audio", "audio", "video_url", "video", "file", "file_id", "file_url", "file_data",
+)  # fmt: skip
+_STORED = ("previous_response_id", "conversation", "prompt")
 _MESSAGE_TOKENS = 4  # around each message, by the providers' own cookbooks
 _REPLY_TOKENS = 3
 _COMPLETION_TOKENS = 16  # what /v1/completions generates unless asked for another number
@@ -26,13 +30,15 @@ _ANSWER_BYTES = 400  # of a result line around what was asked for
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A request's texts that a tokenizer counts, the tokens that are known without one, its inputs, the most tokens
-    that it may generate (UNKNOWN where it does not say) and the bytes of its answer, where they are known."""
+    that it may generate (UNKNOWN where it does not say) and the bytes of its answer, where they are known. `media` are
+    its images, recordings and files, whose tokens nobody can count here."""
 
     texts: list[str]
     tokens: int = 0
     inputs: int = 1
     output_tokens: int = 0
     answer_bytes: int = 0
+    media: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,15 @@ class Endpoint:
     metered: bool = True
 
 
+def _media(value: object) -> int:
+    """Images, recordings and files in messages, items and their parts."""
+    if isinstance(value, list):
+        return sum(map(_media, value))
+    if not isinstance(value, dict):
+        return 0
+    return 1 if any(value.get(name) is not None for name in _MEDIA) else sum(map(_media, value.values()))
+
+
 def _inputs(value: object) -> Measured:
     """A string, a list of strings, a list of tokens, or a list of such lists."""
     if isinstance(value, str):
@@ -58,11 +73,11 @@ def _inputs(value: object) -> Measured:
     texts = [item for item in items if isinstance(item, str)]
     tokens = sum(len(item) for item in items if isinstance(item, list))
     texts += [text for item in items if isinstance(item, dict) for text in _strings(item)]
-    return Measured(texts, tokens, max(1, len(items)))
+    return Measured(texts, tokens, max(1, len(items)), media=_media(items))
 
 
 def _strings(value: object) -> Iterator[str]:
-    """The texts of a message, an item or a part of one, also of nested ones. Images and files are not counted."""
+    """The texts of a message, an item or a part of one, also of nested ones; of images and files see `_media`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -100,7 +115,8 @@ def _chat(body: Body) -> Measured:
     messages = messages if isinstance(messages, list) else []
     texts = [*_strings(messages), *_settings(body, "tools", "functions", "response_format")]
     output = _times(_number(body, "max_completion_tokens", "max_tokens"), _number(body, "n"))
-    return Measured(texts, _MESSAGE_TOKENS * len(messages) + _REPLY_TOKENS, output_tokens=output)
+    tokens = _MESSAGE_TOKENS * len(messages) + _REPLY_TOKENS
+    return Measured(texts, tokens, output_tokens=output, media=_media(messages))
 
 
 def _responses(body: Body) -> Measured:
@@ -108,7 +124,9 @@ def _responses(body: Body) -> Measured:
     texts = [*_strings(given), *_settings(body, "instructions", "tools", "text", "prompt")]
     items = len(given) if isinstance(given, list) else 1
     tokens = _MESSAGE_TOKENS * (items + 1) + _REPLY_TOKENS
-    return Measured(texts, tokens, output_tokens=_number(body, "max_output_tokens"))
+    # What a stored prompt or an earlier answer brings along is as little known as an image.
+    media = _media(given) + sum(body.get(name) is not None for name in _STORED)
+    return Measured(texts, tokens, output_tokens=_number(body, "max_output_tokens"), media=media)
 
 
 def _completions(body: Body) -> Measured:
@@ -128,7 +146,7 @@ def _embeddings(body: Body) -> Measured:
         dimensions = known.dimensions if known else _DIMENSIONS
     encoding = "base64" if body.get("encoding_format") == "base64" else "float"
     size = int(found.inputs * (dimensions * _NUMBER_BYTES[encoding] + _ANSWER_BYTES))
-    return Measured(found.texts, found.tokens, found.inputs, 0, size)
+    return Measured(found.texts, found.tokens, found.inputs, 0, size, found.media)
 
 
 def _moderations(body: Body) -> Measured:

@@ -11,6 +11,7 @@ from embedfill.jobs.endpoints import UNKNOWN
 from embedfill.jobs.open import OpenJob
 from embedfill.jobs.pricing import cost
 from embedfill.jobs.spool import Spool
+from embedfill.jobs.tokens import EXACT
 from embedfill.tracker.plan import refused_in
 from embedfill.tracker.shards import shard_ids
 from embedfill.tracker.state import State
@@ -20,8 +21,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class JobEstimate:
-    """What a job would send now; `failed` are refused for good. `cost_usd` is the most that it can cost, None where a price or a limit is not known;
-    `counted` says by model how its tokens were counted."""
+    """What a job would send now; `failed` are refused for good. `cost_usd` is what it
+    may cost with all that it may generate, None where a price or a limit is not known, or something is not counted
+    (`uncounted` images, recordings and files); `counted` says by model how its tokens were counted, and only where all
+    are exact, `exact`, the cost is the most that it can be."""
 
     requests: int
     answered: int
@@ -32,6 +35,8 @@ class JobEstimate:
     output_tokens: int | None
     cost_usd: float | None
     counted: dict[str, str]
+    uncounted: int
+    exact: bool
 
 
 def estimate(job: OpenJob, spool: Spool, state: State, retry: bool = False) -> JobEstimate:
@@ -55,6 +60,8 @@ def estimate(job: OpenJob, spool: Spool, state: State, retry: bool = False) -> J
         output_tokens=_most(job, spool, new),
         cost_usd=_cost(job, spool, new),
         counted=spool.counted,
+        uncounted=0 if job.config.assume_media_tokens is not None else int(spool.media[new].sum()),
+        exact=set(spool.counted.values()) <= {EXACT} and not spool.media[new].any(),
     )
 
 
@@ -73,7 +80,8 @@ def _cost(job: OpenJob, spool: Spool, new: Mask) -> float | None:
         mine = new & (spool.model == number)
         output = _most(job, spool, mine)
         price = cost(job.pricing.of(model), int(spool.tokens[mine].sum()), output or 0)
-        if price is None or output is None:
+        uncounted = job.config.assume_media_tokens is None and spool.media[mine].any()
+        if price is None or output is None or (uncounted and price):
             return None
         total += price
     return total

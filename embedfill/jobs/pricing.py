@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import orjson
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from embedfill.batchapi.prices import batch_price
 from embedfill.errors import ConfigError
@@ -60,13 +62,24 @@ class Pricing:
         for model in spool.models:
             if self.of(model) is None:
                 raise ConfigError(f"prices.{model}", None, "is required with a budget: { input = …, output = … }")
-        uncapped = spool.asked & (spool.output == UNKNOWN)
-        if uncapped.any() and self.config.assume_output_tokens is None:
-            first = spool.source(int(uncapped.argmax()))
+        self._require(
+            "assume_output_tokens", spool, spool.output == UNKNOWN, "no limit to what they may generate",
+            "limit them in their bodies, or state one for all",
+        )  # fmt: skip
+        self._require(
+            "assume_media_tokens", spool, spool.media > 0, "what has tokens that only the provider can count",
+            "state how many each image, recording or file may come to",
+        )  # fmt: skip
+
+    def _require(self, key: str, spool: Spool, mask: NDArray[np.bool_], what: str, remedy: str) -> None:
+        """Raises ConfigError where nothing is assumed of what requests leave open."""
+        found = spool.asked & mask
+        if found.any() and getattr(self.config, key) is None:
+            first, count = spool.source(int(found.argmax())), int(found.sum())
             raise ConfigError(
-                "assume_output_tokens", None,
-                f"is required with a budget: {int(uncapped.sum()):,} requests say no limit to what they may generate "
-                f"(the first: {first.file} row {first.row}); limit them in their bodies, or state one for all",
+                key, None,
+                f"is required with a budget: {count:,} request{' has' if count == 1 else 's have'} {what} "
+                f"(the first: {first.file} row {first.row}); {remedy}",
             )  # fmt: skip
 
     def _look(self, shard: Shard) -> tuple[str, int]:

@@ -98,7 +98,8 @@ def _spooled(job: OpenJob, inputs: list[Path], progress: Progress) -> Iterator[S
     path = job.cache.scratch("jobs") / f"{os.getpid()}-{secrets.token_hex(4)}.parquet"
     try:
         with progress.stage("read", None, "requests") as stage:
-            spool = SpoolWriter(path, job.endpoint).write(_sources(job, inputs, stage))
+            media_tokens = job.config.assume_media_tokens or 0
+            spool = SpoolWriter(path, job.endpoint, media_tokens).write(_sources(job, inputs, stage))
         yield spool
     finally:
         path.unlink(missing_ok=True)

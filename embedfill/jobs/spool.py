@@ -44,13 +44,15 @@ _LARGEST = 2**31 - 1
 @dataclass(slots=True)
 class Spool:
     """A job's rows in the order of its input; arrays have an item for each. `model` is a number in `models`, -1 for a
-    rejection; `output` the most tokens that it may generate; `kept` is False for a repetition of an earlier row."""
+    rejection; `output` the most tokens that it may generate; `media` how much of it has tokens that are not counted, but
+    for what is assumed of them; `kept` is False for a repetition of an earlier row."""
 
     path: Path
     endpoint: str
     row_ids: IdArray = field(default_factory=lambda: ids.array([]))
     tokens: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     output: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    media: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     model: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     models: list[str] = field(default_factory=list)
@@ -94,15 +96,17 @@ class Spool:
 
 
 class SpoolWriter:
-    """Takes requests and rejections in order, and gives the spool of them."""
+    """Takes requests and rejections in order, and gives the spool of them. `media_tokens` is what an image, a recording
+    or a file is taken to have."""
 
-    def __init__(self, path: Path, endpoint: str) -> None:
+    def __init__(self, path: Path, endpoint: str, media_tokens: int = 0) -> None:
         self.spool = Spool(path, endpoint)
+        self.media_tokens = media_tokens
         self._counter = Counter(endpoint)
         self._measure = ENDPOINTS[endpoint].measure
         self._numbers: dict[str, int] = {}
         self._names: list[IdArray] = []
-        self._arrays: list[tuple[IdArray, Any, Any, Any]] = []
+        self._arrays: list[tuple[IdArray, Any, Any, Any, Any]] = []
 
     def write(self, sources: Iterable[tuple[Path, Iterable[Request | Rejection]]]) -> Spool:
         """Raises UsageError for two different requests of one name."""
@@ -113,7 +117,7 @@ class SpoolWriter:
         spool = self.spool
         if self._arrays:
             found = [np.concatenate(column) for column in zip(*self._arrays)]
-            spool.row_ids, spool.tokens, spool.output, spool.model = found
+            spool.row_ids, spool.tokens, spool.output, spool.media, spool.model = found
         spool.models, spool.counted = list(self._numbers), self._counter.how
         spool.kept = self._first_of_name()
         return spool
@@ -122,8 +126,9 @@ class SpoolWriter:
         requests = [item for item in items if isinstance(item, Request)]
         measured = [self._measure(request.body) for request in requests]
         at = np.array([isinstance(item, Request) for item in items], bool)
-        tokens, output = np.zeros(len(items), np.int32), np.zeros(len(items), np.int32)
+        tokens, output, media = (np.zeros(len(items), np.int32) for _ in range(3))
         tokens[at], output[at] = self._tokens(requests, measured), [_capped(one.output_tokens) for one in measured]
+        media[at] = [one.media for one in measured]
         numbers = np.full(len(items), -1, np.int16)
         numbers[at] = [self._numbers.setdefault(request.model, len(self._numbers)) for request in requests]
         for one in measured:
@@ -131,7 +136,7 @@ class SpoolWriter:
             self.spool.answer_bytes = max(self.spool.answer_bytes, one.answer_bytes)
         row_ids = ids.array(self._row_id(item) for item in items)
         self._names.append(ids.array(_name_id(item) for item in items))
-        self._arrays.append((row_ids, tokens, output, numbers))
+        self._arrays.append((row_ids, tokens, output, media, numbers))
         return pa.Table.from_arrays([*_columns(file, items, row_ids, tokens)], schema=SPOOL)
 
     def _row_id(self, item: Request | Rejection) -> bytes:
@@ -141,11 +146,11 @@ class SpoolWriter:
         return ids.digest("request", self.spool.endpoint.encode(), item.custom_id.encode(), item.text.encode())
 
     def _tokens(self, requests: list[Request], measured: list[Measured]) -> NDArray[np.int64]:
-        found = np.zeros(len(requests), np.int64)
+        found = np.array([one.media * self.media_tokens for one in measured], np.int64)
         models = np.array([request.model for request in requests], object)
         for model in dict.fromkeys(models.tolist()):
             mine = np.flatnonzero(models == model)
-            found[mine] = self._counter.count(model, [measured[at] for at in mine.tolist()])
+            found[mine] += self._counter.count(model, [measured[at] for at in mine.tolist()])
         return np.minimum(found, _LARGEST)
 
     def _first_of_name(self) -> NDArray[np.bool_]:

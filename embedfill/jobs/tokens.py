@@ -11,6 +11,7 @@ from embedfill.models import tokenizers
 from embedfill.models.base import Tokenizer
 from embedfill.models.known import KNOWN
 
+EXACT = "exact"
 _BYTES_PER_TOKEN = (
     3  # of the usual languages and code: fewer bytes than most tokens have, so more tokens than most texts
 )
@@ -54,5 +55,5 @@ class Counter:
             name = tokenizer_name(model)
             self._tokenizers[model] = tokenizers.load(name) if name else None
             exact = self.endpoint.path == EMBEDDINGS and model in KNOWN
-            self.how[model] = "exact" if exact and name else f"estimated with {name}" if name else "guessed from bytes"
+            self.how[model] = EXACT if exact and name else f"estimated with {name}" if name else "guessed from bytes"
         return self._tokenizers[model]
