@@ -22,8 +22,11 @@ def test_every_noun_is_frozen_and_slotted(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("one", [SPEC, SPACE], ids=["chunk spec", "space"])
-def test_identity_changes_with_every_field(one: Any) -> None:
+def test_identity_changes_with_every_field_but_a_place(one: Any) -> None:
     for field in dataclasses.fields(one):
+        if field.name == "tokenizer_file":  # where the store's other users do not have it
+            assert dataclasses.replace(one, tokenizer_file="/x").id == one.id
+            continue
         value = getattr(one, field.name)
         other = dataclasses.replace(one, **{field.name: value + (1 if isinstance(value, int) else "x")})
         assert other.id != one.id, field.name
