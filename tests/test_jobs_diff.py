@@ -77,3 +77,27 @@ def test_files_that_are_no_results_are_named(tmp_path: Path) -> None:
     for name in ("other", "text", "absent"):
         with pytest.raises(UsageError, match=f"{name}.parquet"):
             diff(good, tmp_path / f"{name}.parquet")
+
+
+def test_a_damaged_row_is_compared_as_it_is(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.parquet", [row("1", "x", body=""), row("2", "x", body='{"a":'), row("3", "x")])
+    table = pq.read_table(a)
+    changed = table.set_column(1, "status", pa.array(["ok", "ok", None], pa.string()))
+    pq.write_table(changed.replace_schema_metadata({METADATA_KEY: b"no json"}), tmp_path / "b.parquet")
+    found = diff(a, tmp_path / "b.parquet", tmp_path / "out.parquet")
+    assert (found.same, found.changed, found.b.endpoint) == (2, 1, "")
+
+
+def test_columns_of_other_types_are_read_where_they_can_be(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.parquet", [row("1", "x")])
+    table = pq.read_table(a).replace_schema_metadata({METADATA_KEY: b"{}"})
+    for name, values in (("custom_id", [1]), ("cost_usd", ["0.25"])):
+        table = table.set_column(table.schema.names.index(name), name, pa.array(values))
+    pq.write_table(table, tmp_path / "b.parquet")
+    found = diff(a, tmp_path / "b.parquet")
+    assert (found.same, found.b.cost_usd) == (1, 0.25)
+    pq.write_table(
+        table.set_column(table.schema.names.index("cost_usd"), "cost_usd", pa.array(["dear"])), tmp_path / "c.parquet"
+    )
+    with pytest.raises(UsageError, match=r"c\.parquet: .*dear"):
+        diff(a, tmp_path / "c.parquet")

@@ -12,10 +12,13 @@ _NEW_EACH_TIME = {"id", "created", "created_at", "usage", "system_fingerprint", 
 
 def answer_text(body: str | None) -> str | None:
     """The content of an answer's body as text: what was said, the calls of tools, vectors as their numbers; None for no
-    body. Two answers that say the same have equal texts."""
+    body. Two answers that say the same have equal texts. What is of no shape that is known is compared as it is."""
     if body is None:
         return None
-    value = orjson.loads(body)
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
     if not isinstance(value, dict):
         return body
     found = [*_choices(value), *_output(value), *_vectors(value)]
@@ -26,9 +29,11 @@ def answer_text(body: str | None) -> str | None:
 
 def _choices(body: Mapping[str, Any]) -> Iterator[str]:
     """Chat completions and completions, in the order of their index."""
-    choices = body.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        message = choice.get("message", choice) if isinstance(choice, dict) else {}
+    for choice in _list(body.get("choices")):
+        message = choice.get("message", choice) if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            yield _json(_without_ids(choice))
+            continue
         said = message.get("content", message.get("text"))
         more = {key: message[key] for key in ("tool_calls", "refusal") if message.get(key)}
         yield said if isinstance(said, str) and not more else _json([said, _without_ids(more)])
@@ -36,22 +41,33 @@ def _choices(body: Mapping[str, Any]) -> Iterator[str]:
 
 def _output(body: Mapping[str, Any]) -> Iterator[str]:
     """Responses: the texts of its messages, and the calls of functions."""
-    for item in body["output"] if isinstance(body.get("output"), list) else ():
-        if item.get("type") == "message":
-            for part in item.get("content") or ():
-                yield part["text"] if isinstance(part.get("text"), str) else _json(part)
-        elif item.get("type") != "reasoning":
-            yield _json(_without_ids(item))
+    for item in _list(body.get("output")):
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "message":
+            for part in _list(item.get("content")):
+                text = part.get("text") if isinstance(part, dict) else part
+                yield text if isinstance(text, str) else _json(part)
+        elif kind != "reasoning":
+            yield item if isinstance(item, str) else _json(_without_ids(item))
 
 
 def _vectors(body: Mapping[str, Any]) -> Iterator[str]:
     """Embeddings in the order of their index, whatever they are encoded in."""
-    data = body.get("data")
-    items = [item for item in data if isinstance(item, dict) and "embedding" in item] if isinstance(data, list) else []
-    for item in sorted(items, key=lambda item: item.get("index", 0)):
+    items = [item for item in _list(body.get("data")) if isinstance(item, dict) and "embedding" in item]
+    for item in sorted(items, key=lambda item: item["index"] if isinstance(item.get("index"), int) else 0):
         value = item["embedding"]
-        numbers = np.frombuffer(pybase64.b64decode(value), "<f4") if isinstance(value, str) else value
-        yield _json(np.asarray(numbers, np.float32).tolist())
+        try:
+            numbers = np.frombuffer(pybase64.b64decode(value), "<f4") if isinstance(value, str) else value
+            yield _json(np.asarray(numbers, np.float32).tolist())
+        except (ValueError, TypeError):  # neither numbers nor base64 of numbers
+            yield value if isinstance(value, str) else _json(value)
+
+
+def _list(value: object) -> list[Any]:
+    """A list as it is, a text or an object as a list of one, else none."""
+    if isinstance(value, list):
+        return value
+    return [value] if isinstance(value, str | dict) else []
 
 
 def _rest(body: Mapping[str, Any]) -> Mapping[str, Any]:

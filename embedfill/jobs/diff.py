@@ -4,6 +4,7 @@ Rows are matched by custom_id, whatever their order. Memory holds some sixty byt
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from embedfill.ids import IdArray
 from embedfill.jobs.content import answer_text
 from embedfill.jobs.ordered import Ordered
 from embedfill.jobs.output import check_output
-from embedfill.jobs.results import METADATA_KEY
+from embedfill.jobs.results import METADATA_KEY, RESULTS
 from embedfill.jobs.whole import parts_of, whole
 
 CHANGED = pa.schema(
@@ -31,7 +32,7 @@ CHANGED = pa.schema(
 _SIDE = pa.schema([(name, pa.string()) for name in ("custom_id", "status", "answer", "model", "template")])
 _READ = ["custom_id", "status", "body", "error_code", "model", "template"]
 _SUMS = ["prompt_tokens", "completion_tokens", "cost_usd"]
-_NOTHING = b"\0" * ids.ID_BYTES
+_HINT = "give a file that `batch run --out` wrote"
 
 
 @dataclass(slots=True)
@@ -87,18 +88,11 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.side = Side(str(path))
-        try:
+        with _said_of(path):
             schema = pq.read_schema(path)
-        except (OSError, pa.ArrowException) as error:
-            raise UsageError(
-                f"{path}: {str(error).partition(chr(10))[0]}", "give a file of `batch run --out`"
-            ) from None
         if missing := {*_READ, *_SUMS} - set(schema.names):
-            raise UsageError(
-                f"{path}: has no column {sorted(missing)[0]!r}", "give a file that `batch run --out` wrote"
-            )
-        metadata = (schema.metadata or {}).get(METADATA_KEY)
-        self.side.endpoint = orjson.loads(metadata)["endpoint"] if metadata else ""
+            raise UsageError(f"{path}: has no column {min(missing)!r}", _HINT)
+        self.side.endpoint = _endpoint((schema.metadata or {}).get(METADATA_KEY))
 
     def digests(self) -> tuple[IdArray, IdArray]:
         """Of each row that has a name, the digests of name and answer. A name that stands twice is taken once."""
@@ -128,9 +122,13 @@ class _Reader:
                 yield pa.Table.from_arrays(columns, schema=_SIDE), numbers[chosen]
 
     def _tables(self, columns: list[str]) -> Iterator[Any]:
-        with pq.ParquetFile(self.path, pre_buffer=False) as file:
+        schema = pa.schema([RESULTS.field(name).with_nullable(True) for name in columns])
+        with _said_of(self.path):
+            file = pq.ParquetFile(self.path, pre_buffer=False)
+        with file:
             for number in range(file.num_row_groups):
-                table = file.read_row_group(number, columns=columns, use_threads=False)
+                with _said_of(self.path):
+                    table = file.read_row_group(number, columns=columns, use_threads=False).select(columns).cast(schema)
                 yield table.filter(pc.is_valid(table["custom_id"]))
 
     def _sum(self, table: Any) -> None:  # noqa: ANN401 - pyarrow has no types
@@ -149,7 +147,25 @@ class _Reader:
             side.cost_usd += pc.sum(table["cost_usd"]).as_py() or 0.0
 
 
-def _answers(table: Any) -> tuple[list[str], list[str | None]]:  # noqa: ANN401
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Puts into words what cannot be read as results."""
+    try:
+        yield
+    except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
+        raise UsageError(f"{path}: {str(error).partition(chr(10))[0]}", _HINT) from None
+
+
+def _endpoint(metadata: bytes | None) -> str:
+    """What the file says of itself, if it is ours."""
+    try:
+        value = orjson.loads(metadata or b"{}")
+    except orjson.JSONDecodeError:
+        return ""
+    return str(value.get("endpoint", "")) if isinstance(value, dict) else ""
+
+
+def _answers(table: Any) -> tuple[list[str | None], list[str | None]]:  # noqa: ANN401
     """Of each row its status, and what it says: the answer's content, or the error's code."""
     statuses, bodies = table["status"].to_pylist(), table["body"].to_pylist()
     codes = table["error_code"].to_pylist()
@@ -157,8 +173,8 @@ def _answers(table: Any) -> tuple[list[str], list[str | None]]:  # noqa: ANN401
     return statuses, said
 
 
-def _digest(row: tuple[str, str | None]) -> bytes:
-    return ids.digest("answer", row[0].encode(), (row[1] or "").encode())
+def _digest(row: tuple[str | None, str | None]) -> bytes:
+    return ids.digest("answer", (row[0] or "").encode(), (row[1] or "").encode())
 
 
 def _write_changed(sides: list[_Reader], changed: NDArray[np.bool_], other: NDArray[np.int64], out: Path) -> None:

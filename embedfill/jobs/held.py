@@ -52,7 +52,7 @@ def open_held(config: JobConfig, store_url: str, endpoint: str | None = None) ->
         if endpoint in (None, held.endpoint) and (not named or space == job_space(held.endpoint, config.provider))
     ]
     if len(matching) != 1:
-        there = "; ".join(map(str, jobs.values())) or "none"
+        there = "; ".join(sorted(map(str, jobs.values()))) or "none"
         problem = "several such jobs" if matching else "no such job"
         hint = "say which with --endpoint, --provider and --base-url"
         raise UsageError(f"{store_url} holds {problem} (all that it holds: {there})", hint)
