@@ -237,7 +237,7 @@ def parse(raw: dict[str, Any], base: Path, source: str = "", environ: Mapping[st
     if "base" in raw:
         raise ConfigError("base", raw["base"], "no such key", source)
     environ = os.environ if environ is None else environ
-    merged = _overlay(raw, environ)
+    merged = overlay(raw, environ, Config)
     return checked(Config, {**merged, "base": base}, source, environ)
 
 
@@ -255,20 +255,28 @@ def secret(name: str, environ: Mapping[str, str] | None = None) -> SecretStr | N
     return SecretStr(value) if value else None
 
 
-def _overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+def overlay(raw: Mapping[str, Any], environ: Mapping[str, str], kind: type[BaseModel]) -> dict[str, Any]:
+    """Plain values with the environment's laid over them. Raises ConfigError for a setting that `kind` does not have."""
     merged = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
+    tables = {name for name, field in kind.model_fields.items() if _is_table(field.annotation)}
+    plain = kind.model_fields.keys() - tables - {"base"}
     for name, value in sorted(environ.items()):
         if not name.startswith(PREFIX) or name == _ENGINE_KEY:
             continue
         table, _, key = name.removeprefix(PREFIX).lower().partition("__")
-        if table == "store" and not key:
-            merged["store"] = value
-        elif key and table in Config.model_fields and table not in ("store", "base"):
+        if table in plain and not key:
+            merged[table] = value if table == "store" else _toml_value(value)
+        elif key and table in tables:
             _set(merged, table, key, _toml_value(value))
         else:
-            allowed = "no such setting (EMBEDFILL_<TABLE>__<KEY>, or EMBEDFILL_STORE)"
+            others = "".join(f", or {PREFIX}{one.upper()}" for one in sorted(plain))
+            allowed = f"no such setting here ({PREFIX}<TABLE>__<KEY> of {', '.join(sorted(tables))}{others})"
             raise ConfigError(name, value, allowed, "environment")
     return merged
+
+
+def _is_table(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _set(merged: dict[str, Any], table: str, key: str, value: object) -> None:
@@ -310,8 +318,8 @@ def _allowed(error: ErrorDetails, places: list[str], kind: type[BaseModel]) -> s
 
 def _origin(places: list[str], source: str, environ: Mapping[str, str]) -> str:
     """Where the value came from: an environment variable stands over the file."""
-    name = PREFIX + "__".join(places[:2]).upper()
-    return next((f"the environment ({given})" for given in environ if given.upper() == name), source)
+    names = {PREFIX + "__".join(places[:count]).upper() for count in (1, 2)}
+    return next((f"the environment ({given})" for given in environ if given.upper() in names), source)
 
 
 def _known(places: list[str], whole: type[BaseModel]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from embedfill.config import BatchConfig, CacheConfig, EndpointConfig, Name, Table, checked
+from embedfill.config import BatchConfig, CacheConfig, EndpointConfig, Name, Table, checked, overlay
 from embedfill.errors import ConfigError, UsageError
 
 
@@ -25,6 +25,11 @@ class JobBatchConfig(BatchConfig):
 
     max_attempts: int = Field(default=1, ge=1)
 
+    @field_validator("endpoint", "inputs_per_request")
+    @classmethod
+    def _not_here(cls, value: object) -> object:
+        raise ValueError("no setting of a job: its requests say what they hold, and --endpoint where they go")
+
 
 class JobConfig(Table):
     """`assume_output_tokens`: what a request without a limit of its own may generate, `assume_media_tokens`: what an
@@ -39,20 +44,33 @@ class JobConfig(Table):
     base: Path = Field(default=Path(), exclude=True)
 
 
-def load_job(path: Path | None, flags: Mapping[str, Mapping[str, Any]] | None = None) -> JobConfig:
-    """The configuration file, if there is one, with `flags` laid over it: table -> key -> value, None for not given
-    (the table "" stands for the top). Raises UsageError and ConfigError."""
+def load_job(
+    path: Path | None,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> JobConfig:
+    """The configuration file, if there is one, then the environment, with `flags` laid over it: table -> key -> value,
+    None for not given (the table "" stands for the top). Raises UsageError and ConfigError."""
     raw = _read(path) if path else {}
     if "base" in raw:
         raise ConfigError("base", raw["base"], "no such key", str(path))
+    environ = os.environ if environ is None else environ
+    raw = overlay(raw, environ, JobConfig)
+    named: dict[str, str] = {}
     for table, values in (flags or {}).items():
         given = {key: value for key, value in values.items() if value is not None}
+        named |= {f"{table}.{key}".lstrip("."): "--" + key.replace("_", "-") for key in given}
         if not table:
             raw |= given
         elif given:
             raw[table] = {**_table(raw, table), **given}
     base = path.resolve().parent if path else Path.cwd()
-    return checked(JobConfig, {**raw, "base": base}, str(path or ""), {})
+    try:
+        return checked(JobConfig, {**raw, "base": base}, str(path or ""), environ)
+    except ConfigError as error:
+        if error.key not in named:
+            raise
+        raise ConfigError(named[error.key], error.value, error.allowed) from None
 
 
 def cache_root(config: JobConfig) -> Path | None:
@@ -66,7 +84,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}", "give a TOML file with the tables [provider], [batch], [prices]") from None
+        words = (error.strerror or error) if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: {words}", "give a TOML file with the tables [provider], [batch], [prices]") from None
 
 
 def _table(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -50,7 +50,8 @@ def load_prompt(path: Path, endpoint: str | None) -> Prompt:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}", "a template is a TOML file with id and a [body]") from None
+        words = (error.strerror or error) if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: {words}", "a template is a TOML file with id and a [body]") from None
     source = str(path)
     for key in raw.keys() - {"id", "endpoint", "body"}:
         raise ConfigError(key, raw[key], "no such key; known here: id, endpoint, body", source)
