@@ -145,7 +145,7 @@ class BatchConfig(Table):
     tier: int | None = Field(default=None, ge=1, le=5)
     max_enqueued_tokens: int | None = Field(default=None, ge=1)
     max_enqueued_requests: int | None = Field(default=None, ge=1)
-    completion_window: Name | None = None
+    completion_window: str | None = None
     endpoint: str | None = Field(default=None, pattern=r"^/[\w/.-]+$")
     budget_usd: float | None = Field(default=None, ge=0)
     max_attempts: int = Field(default=3, ge=1)
@@ -154,6 +154,14 @@ class BatchConfig(Table):
     poll_s: float | None = Field(default=None, gt=0)
     listing_delay_s: float | None = Field(default=None, ge=0)
     claim_ttl_s: float | None = Field(default=None, gt=0)
+    lost_after_s: float | None = Field(default=None, ge=0)
+
+    @field_validator("completion_window")
+    @classmethod
+    def _time(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9]\d*[mhd]", value):
+            raise ValueError("a time such as 24h or 7d")
+        return value
 
 
 class IndexConfig(Table):

@@ -28,12 +28,13 @@ class Duration:
 
 
 def duration(
-    tokens: int, requests: int, quota: Quota, window: str | None, outcomes: Iterable[Outcome]
+    tokens: int, requests: int, batches: int, quota: Quota, window: str | None, outcomes: Iterable[Outcome]
 ) -> Duration:  # fmt: skip
-    """For so many prompt tokens and requests, to be sent or out already. Without a `window` this machine computes them
+    """For so many prompt tokens and requests in so many batches, to be sent or out already. Without a `window` this machine computes them
     itself."""
     limits = (quota.max_enqueued_tokens, quota.max_enqueued_requests)
     waves = max(_waves(count, limit) for count, limit in zip((tokens, requests), limits, strict=True))
+    waves = min(waves, batches)  # one that is alone goes out whatever the limit
     past = [outcome for outcome in outcomes if outcome.vectors and outcome.seconds is not None]
     if window is None:
         rate, count = _rate(past)

@@ -17,13 +17,15 @@ from embedfill.records import Catalog
 from embedfill.room import Room, Work, rooms
 from embedfill.tracker.plan import Refused, blocked_ids, missing, pack, refused_in
 from embedfill.tracker.state import State, Status
+from embedfill.tracker.sums import sums_of
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """`new` texts have no vector yet and are not out at the provider; `in_flight` ones are. `bytes` are those of the
-    batch files to be uploaded, `download_bytes` what comes back, both at most; `cost_usd` is None where no price is
-    known. Prices: USD per million tokens, as of `prices_dated`. `duration` counts what is out already, too. `disk`
+    batch files to be uploaded, `download_bytes` what comes back, both at most; `cost_usd` (`sync_cost_usd`: through the
+    synchronous endpoint) is None where no price is known, `left_usd` of the budget where there is none. Prices: USD per million tokens, as of
+    `prices_dated`, None for one of the configuration's own. `duration` counts what is out already, too. `disk`
     names the folders that grow: store, cache, engine."""
 
     documents: int
@@ -38,8 +40,10 @@ class Estimate:
     bytes: int
     download_bytes: int
     cost_usd: float | None
+    sync_cost_usd: float | None
+    left_usd: float | None
     price_per_million: float | None
-    prices_dated: str
+    prices_dated: str | None
     duration: Duration
     disk: Mapping[str, Room]
 
@@ -87,9 +91,11 @@ def estimate(project: Project, catalog: Catalog, state: State) -> Estimate:
         bytes=work.upload,
         download_bytes=work.download,
         cost_usd=cost_usd(tokens, project.price),
+        sync_cost_usd=cost_usd(tokens, project.sync_price),
+        left_usd=_left_usd(project, state),
         price_per_million=project.price,
-        prices_dated=DATED,
-        duration=_duration(project, tokens, requests, state),
+        prices_dated=DATED if project.config.embedding.price_per_million is None else None,
+        duration=_duration(project, tokens, requests, batches, state),
         disk=rooms(project, work, catalog.count, whole.chunks, len(whole.texts)),
     )
 
@@ -115,13 +121,21 @@ def _unpaid(project: Project, catalog: Catalog, state: State, refusals: Refused)
         yield _Batch(len(packed.rows), packed.requests, packed.tokens, packed.file_bytes)
 
 
-def _duration(project: Project, tokens: int, requests: int, state: State) -> Duration:
+def _left_usd(project: Project, state: State) -> float | None:
+    budget = project.config.batch.budget_usd
+    if budget is None or state.unpriced:
+        return None
+    return max(0.0, budget - sums_of(state, project.price_of).usd)
+
+
+def _duration(project: Project, tokens: int, requests: int, batches: int, state: State) -> Duration:
     """Of what is to be sent, after what is out."""
+    batches += len(state.out())
     tokens += sum(one.shard.tokens for one in state.out())
     requests += sum(one.shard.requests for one in state.out())
     local = project.profile.name == "local"
     window = None if local else window_of(project.profile, project.config.batch)
-    return duration(tokens, requests, project.quota(), window, state.outcomes.values())
+    return duration(tokens, requests, batches, project.quota(), window, state.outcomes.values())
 
 
 def rejected_texts(wanted: IdSet, refusals: Refused) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 
 from embedfill.duration import window_s
 from embedfill.errors import StoreError
-from embedfill.records import Outcome
 from embedfill.store.base import Store
 from embedfill.tracker.quota import Quota
 from embedfill.tracker.state import ShardState, State, store_time
@@ -32,8 +31,8 @@ class BatchOut:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """Tokens are those that the provider has billed. `cost_usd` is None where the price of something that was sent is
-    not known, `in_flight_usd` where there is no price; `left_usd` without a budget. What is enqueued is what
+    """Tokens are those that the provider has billed. What was billed at a price not known then counts at the one known
+    now; `cost_usd` is None where there is none, `in_flight_usd` where there is no price; `left_usd` without a budget. What is enqueued is what
     `batches_out` come to."""
 
     batches: int
@@ -58,7 +57,8 @@ class Flight:
 def flight_of(state: State, quota: Quota, window: str, price_of: Callable[[ShardState], float | None]) -> Flight:
     """Of a state that is fresh; `price_of` a shard that is out, None where it is not known."""
     outcomes, out = state.outcomes.values(), state.out()
-    spent_usd, in_flight_usd = _spent(outcomes), _sum(price_of(shard) for shard in out)
+    spent_usd = None if state.unpriced else state.spent_usd()
+    in_flight_usd = _sum(price_of(shard) for shard in out)
     return Flight(
         batches=len(outcomes),
         prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
@@ -74,13 +74,6 @@ def flight_of(state: State, quota: Quota, window: str, price_of: Callable[[Shard
         window=window,
         batches_out=_batches_out(state.store, window, out),
     )
-
-
-def _spent(outcomes: Iterable[Outcome]) -> float | None:
-    """None where something was billed at a price that is not known."""
-    if any(outcome.cost_usd is None and outcome.prompt_tokens for outcome in outcomes):
-        return None
-    return sum((outcome.cost_usd or 0.0 for outcome in outcomes), 0.0)
 
 
 def _sum(prices: Iterable[float | None]) -> float | None:

@@ -16,14 +16,17 @@ from embedfill.models.known import ModelInfo, max_chunk_tokens, resolve
 from embedfill.providers.client import BatchClient
 from embedfill.providers.connect import connect, engine_data, is_paid, request_of, space_of
 from embedfill.providers.profiles import Profile, profile_of
-from embedfill.records import ChunkSpec, Shard, Space
+from embedfill.records import ChunkSpec, Outcome, Shard, Space
 from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache, default_root
 from embedfill.store.open import identity, open_store, probe
 from embedfill.tracker.quota import Quota, quota_of
 from embedfill.tracker.shards import Packing
+from embedfill.tracker.state import State
+from embedfill.tracker.synchronous import SYNCHRONOUS
 
+_SYNC_PRICE = "embedding.sync_price_per_million"
 _BYTES_PER_TOKEN = 16  # cap of a chunk: a word-piece tokenizer calls any long run without spaces one token
 
 
@@ -64,15 +67,32 @@ class Project:
         """USD of a whole shard; None where no price is known."""
         return cost_usd(shard.tokens, self.price)
 
+    def cost_of(self, outcome: Outcome) -> float | None:
+        """USD of an ended batch: as it was noted, else at the price that is known today."""
+        if outcome.cost_usd is not None:
+            return outcome.cost_usd
+        price = self.sync_price if outcome.status == SYNCHRONOUS else self.price
+        return cost_usd(outcome.prompt_tokens, price)
+
+    @property
     def sync_price(self) -> float | None:
-        """USD per million prompt tokens of the synchronous endpoint. Raises ConfigError where a budget needs to know it."""
+        """USD per million prompt tokens of the synchronous endpoint; None where it is not known."""
         embedding = self.config.embedding
-        price = sync_price(self.model.name, self.profile.name, embedding.sync_price_per_million)
-        if price is None and self.config.batch.budget_usd is not None:
-            raise ConfigError(
-                "embedding.sync_price_per_million", None, "is required with a budget and a synchronous tail"
-            )
-        return price
+        return sync_price(self.model.name, self.profile.name, embedding.sync_price_per_million)
+
+    def check_budget(self, state: State, sync_tail: bool) -> None:
+        """Raises ConfigError where a budget is set, and the price of what was sent, or is to be sent, is not known."""
+        if self.config.batch.budget_usd is None or self.sync_price is not None:
+            return
+        if any(outcome.status == SYNCHRONOUS for outcome in state.unpriced):
+            why = "is required with a budget: part of what was embedded went through the synchronous endpoint"
+            raise ConfigError(_SYNC_PRICE, None, why)
+        if sync_tail:
+            raise ConfigError(_SYNC_PRICE, None, "is required with a budget and a synchronous tail")
+
+    def state(self) -> State:
+        """Where the shards of the space stand, as known before a first refresh."""
+        return State(self.store, self.cache, self.space.id, self.cost_of)
 
     def client(self) -> AbstractContextManager[BatchClient]:
         """The provider's client; the local engine runs as long as the context lasts."""
@@ -111,7 +131,7 @@ def open_project(config: Config, read_only: bool = False) -> Project:
         corpus=corpus,
         chunking=chunking,
         price=price,
-        paid=is_paid(config.embedding, profile),
+        paid=is_paid(config.embedding, profile, config.embedding.price_per_million),
     )
 
 

@@ -5,6 +5,7 @@ Lists and exports them, and forgives refusals, so that the texts go out again wi
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import cached_property
 from itertools import islice
@@ -19,7 +20,8 @@ from embedfill import ids
 from embedfill.catalog.live import first_places, load_live, places
 from embedfill.catalog.tables import load as load_catalog
 from embedfill.config import Config
-from embedfill.errors import UsageError
+from embedfill.corpus.parts import list_parts
+from embedfill.errors import CorpusError, UsageError
 from embedfill.ids import IdSet
 from embedfill.index.publish import current
 from embedfill.project import open_project
@@ -130,6 +132,18 @@ class Rejections:
 
     def _ids(self) -> IdSet:
         return IdSet(ids.array(sorted(self._refused.rejected)))
+
+
+def check_export(config: Config, path: Path, *inputs: Path) -> None:
+    """Raises UsageError where an export would write over what is read: a file of the corpus, one of `inputs`, or
+    anything in the store."""
+    target = path.resolve()
+    with suppress(CorpusError):  # what is not there cannot be written over
+        inputs += tuple(part.path for part in list_parts(config))
+    if target in {one.resolve() for one in inputs}:
+        raise UsageError(f"{path}: the export would write over an input", "name another file")
+    if "://" not in config.store and target.is_relative_to(config.store_url):
+        raise UsageError(f"{path}: lies in the store", "name a file outside of it")
 
 
 def export(rejections: Iterable[Standing], path: Path) -> int:

@@ -62,8 +62,9 @@ class Options:
 
 @dataclass(slots=True)
 class Summary:
-    """What a run did, and what is published now. `finished` is False while batches are out; `parked` says why
-    submissions stopped at the budget or a billing limit."""
+    """What a run did, and what is published now. `finished` is False while texts lack vectors: `in_flight` are out at
+    the provider, `planned` are still to be sent; `parked` says why submissions stopped at the budget or a billing
+    limit."""
 
     snapshot: str = ""
     documents: int = 0
@@ -77,6 +78,8 @@ class Summary:
     cost_usd: float | None = 0.0
     index: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    planned: int = 0
+    in_flight: int = 0
     finished: bool = True
     parked: BillingError | None = None
 
@@ -116,14 +119,14 @@ class _Run:
         project = self.project
         with self._timed("scan"):
             name, catalog = self._scan()
-        state = State(project.store, project.cache, project.space.id).refresh()
+        state = project.state().refresh()
         content = self._content(name, state)
         published = self._published(content)
         if not self._is_made_of(published, content) or state.open():
             with self._timed("embed"):
                 self._embed(catalog, state)
         self._account()
-        if not self.summary.finished or self.summary.parked:
+        if not self.summary.finished:
             self._describe(published)
             return True
         return self._publish(name, catalog, state, published)
@@ -185,12 +188,19 @@ class _Run:
         """Plans what is missing and carries it to its outcomes, until nothing is missing."""
         while self._plan(catalog, state) or state.open():
             self.options.at("after-plan")
+            self.project.check_budget(state, bool(self.options.sync_tail))
             with self.project.client() as client:
                 self._advance(client, catalog, state)
-            if not self.options.wait and state.open():
-                self.summary.finished = False
-            if not self.summary.finished or self.summary.parked:
+            if self.summary.parked or (not self.options.wait and state.open()):
+                self._leave(state)
                 return
+
+    def _leave(self, state: State) -> None:
+        """Notes what is still to do."""
+        summary = self.summary
+        summary.in_flight = sum(shard.shard.texts for shard in state.out())
+        summary.planned = sum(shard.shard.texts for shard in state.open()) - summary.in_flight
+        summary.finished = False
 
     def _plan(self, catalog: Catalog, state: State) -> bool:
         project = self.project
@@ -229,7 +239,7 @@ class _Run:
         if not planned or sum(shard.shard.texts for shard in planned) > self.options.sync_tail:
             return
         Recovery(account).adopt_lost(state)
-        tail = SyncTail(account, settle, self.project.sync_price(), self.project.config.batch.budget_usd)
+        tail = SyncTail(account, settle, self.project.sync_price, self.project.config.batch.budget_usd)
         try:
             tail.finish(state, self.options.sync_tail)
         except (BillingError, ProviderError) as error:  # a batch costs less, and knows how to wait

@@ -12,13 +12,14 @@ from embedfill.project import open_project
 from embedfill.providers.profiles import window_of
 from embedfill.records import IndexManifest
 from embedfill.tracker.plan import refused_in
-from embedfill.tracker.state import State
+from embedfill.tracker.state import Status
 
 
 @dataclass(frozen=True, slots=True)
 class Standing(Flight):
-    """`shards` counts the shards of the configured space by state; `in_flight` are texts planned or out; `rejected`
-    those of the published snapshot; `texts_refused` what providers have refused for good so far."""
+    """`shards` counts the shards of the configured space by state; `planned` are texts still to be sent, `in_flight`
+    those that are out; `rejected` those of the published snapshot; `texts_refused` what providers have refused for
+    good so far."""
 
     store: str
     snapshot: str
@@ -30,6 +31,7 @@ class Standing(Flight):
     index: dict[str, Any]
     model: str
     shards: dict[str, int]
+    planned: int
     in_flight: int
     with_vectors: int
     texts_refused: int
@@ -39,7 +41,7 @@ def standing(config: Config) -> Standing:
     """Reads the store. Raises UsageError where there is none yet."""
     project = open_project(config, read_only=True)
     published = current(project.store, project.cache)
-    state = State(project.store, project.cache, project.space.id).refresh()
+    state = project.state().refresh()
     counts = published.snapshot.counts if published.snapshot else None
     window = window_of(project.profile, config.batch)
     flight = flight_of(state, project.quota(), window, lambda shard: project.price_of(shard.shard))
@@ -55,7 +57,8 @@ def standing(config: Config) -> Standing:
         index=_index(published.snapshot.index) if published.snapshot else {},
         model=project.model.name,
         shards=dict(Counter(shard.status.value for shard in state.shards.values())),
-        in_flight=sum(shard.shard.texts for shard in state.open()),
+        planned=sum(shard.shard.texts for shard in state.open() if shard.status is Status.PLANNED),
+        in_flight=sum(shard.shard.texts for shard in state.out()),
         with_vectors=sum(outcome.vectors for outcome in state.outcomes.values()),
         texts_refused=len(refused_in(state, config.batch.max_attempts).rejected),
     )

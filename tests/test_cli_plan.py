@@ -14,7 +14,7 @@ from tests.cli_fixtures import Cli
 
 NAMES = {
     "documents", "chunks", "texts", "rejected", "new", "in_flight", "prompt_tokens", "batches", "requests", "bytes",
-    "download_bytes", "cost_usd", "price_per_million", "prices_dated", "duration", "disk",
+    "download_bytes", "cost_usd", "sync_cost_usd", "left_usd", "price_per_million", "prices_dated", "duration", "disk",
 }  # fmt: skip
 DURATION = {"waves", "max_enqueued_tokens", "max_enqueued_requests", "typical_s", "worst_s", "past_batches"}
 DISK = {
@@ -79,7 +79,7 @@ def test_the_bytes_are_those_that_are_uploaded_or_a_little_more(cli: Cli, chain:
 @pytest.mark.parametrize(
     ("more", "usd", "words"),
     [
-        ({"price_per_million": 500.0}, 500.0, "at $500 per million tokens (prices of"),
+        ({"price_per_million": 500.0}, 500.0, "at $500 per million tokens\n"),
         ({}, None, "unknown (set embedding.price_per_million)"),
         ({"price_per_million": 0.0}, 0.0, "$0"),
     ],
@@ -141,3 +141,18 @@ def test_too_little_room_is_said(cli: Cli, chain: Chain, monkeypatch: pytest.Mon
     assert [room["short"] for room in plan(cli, chain)["disk"].values()] == [True] * 3
     out = cli("plan", chain.config_path).out
     assert f"warning  there is too little room for that: free some at {chain.folder / 'store'}, " in out
+
+
+def test_a_price_above_what_the_budget_leaves_is_warned_of(cli: Cli, chain: Chain) -> None:
+    server = {
+        "provider": "generic", "model": "own", "dimensions": 8, "base_url": "http://embedfill.invalid/v1",
+        "price_per_million": 500.0, "sync_price_per_million": 1000.0,
+    }  # fmt: skip
+    chain.write(documents(range(20))).config(embedding=server, batch={"budget_usd": 0.00002})
+    said = plan(cli, chain)
+    assert (said["left_usd"], said["prices_dated"]) == (0.00002, None)
+    assert said["cost_usd"] == round(said["cost_usd"], 10)
+    assert said["sync_cost_usd"] == pytest.approx(2 * said["cost_usd"])
+    assert "more than the $0.000020 that batch.budget_usd leaves" in cli("plan", chain.config_path).out
+    chain.config(embedding=server, batch={"budget_usd": 100.0})
+    assert "warning" not in cli("plan", chain.config_path).out

@@ -58,7 +58,7 @@ def test_forgiven_texts_go_out_with_the_next_run(cli: Cli, refused: Chain) -> No
     for number, options in enumerate((["--retry", "all"], ["--retry", TEXT], ["--retry-code", "policy"]), 1):
         assert cli("rejections", refused.config_path, *options, "--json").json == {"forgiven": 1}
         assert "policy" not in cli("rejections", refused.config_path).out
-        assert "0 texts will go out" in cli("rejections", refused.config_path, "--retry", "all").out
+        assert "no text stands refused" in cli("rejections", refused.config_path, "--retry", "all").out
         refuse(refused, number)
 
 
@@ -75,3 +75,18 @@ def test_what_was_only_cut_short_is_listed_and_no_rejection(
     assert line.startswith(
         "cut short  truncated  corpus/corpus.parquet row 3" if rejected == 0 else "rejected  template"
     )
+
+
+def test_an_export_writes_over_nothing_that_is_read(cli: Cli, tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.write(documents(range(3))).run()
+    assert cli("rejections", chain.config_path).out == "no rejections stand\n"
+    corpus = chain.folder / "corpus" / "corpus.parquet"
+    config = chain.config_path.rename(chain.folder / "config.jsonl")
+    (chain.folder / "link.parquet").symlink_to(corpus)
+    before = corpus.read_bytes(), config.read_bytes()
+    for target in (corpus, chain.folder / "link.parquet", config, chain.folder / "store" / "new.csv"):
+        ran = cli("rejections", config, "--export", target, "--json")
+        assert (ran.code, ran.error["code"]) == (2, "usage") and target.name in ran.error["message"]
+    assert (corpus.read_bytes(), config.read_bytes()) == before
+    assert not (chain.folder / "store" / "new.csv").exists()

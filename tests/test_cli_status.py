@@ -7,7 +7,7 @@ from tests.cli_fixtures import Cli, everything_below
 
 NAMES = {
     "store", "snapshot", "published", "documents", "chunks", "texts", "rejected", "index", "model", "shards",
-    "in_flight", "with_vectors", "texts_refused", "batches", "prompt_tokens", "completion_tokens", "cost_usd",
+    "planned", "in_flight", "with_vectors", "texts_refused", "batches", "prompt_tokens", "completion_tokens", "cost_usd",
     "in_flight_usd", "budget_usd", "left_usd", "enqueued_tokens", "enqueued_requests", "max_enqueued_tokens",
     "max_enqueued_requests", "window", "batches_out",
 }  # fmt: skip
@@ -45,9 +45,12 @@ def test_between_runs_it_tells_what_is_out(cli: Cli, chain: Chain) -> None:
     assert cli("run", chain.config_path, "--no-wait").code == 4
     said = cli("status", chain.config_path, "--json").json
     assert (said["snapshot"], said["documents"], said["index"]) == ("", 0, {})
-    assert said["in_flight"] + said["with_vectors"] == 60 and said["in_flight"] > 0
-    assert said["shards"]["planned"] > 0
-    assert "published nothing yet" in cli("status", chain.config_path).out
+    assert said["planned"] + said["in_flight"] + said["with_vectors"] == 60
+    assert said["in_flight"] == sum(one["texts"] for one in said["batches_out"])
+    assert said["shards"]["planned"] > 0 and said["planned"] > 0
+    out = cli("status", chain.config_path).out
+    assert "published nothing yet" in out
+    assert f"{said['planned']} texts planned, {said['in_flight']} in flight" in out
 
 
 def test_for_a_reader(cli: Cli, chain: Chain) -> None:

@@ -315,3 +315,9 @@ def test_a_key_by_any_name_is_not_repeated(tmp_path: Path, name: str) -> None:
             {"store": "s", "corpus": {"paths": ["x"]}}, tmp_path, environ={f"EMBEDFILL_{name.upper()}": "hush"}
         )
     assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize("window", ["soon", "24", "0h", "1w", "24 h", ""])
+def test_a_completion_window_is_a_time(window: str) -> None:
+    assert "a time such as 24h or 7d" in str(refusal({"batch": {"completion_window": window}}))
+    assert parse({"batch": {"completion_window": "7d"}}).batch.completion_window == "7d"

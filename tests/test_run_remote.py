@@ -102,3 +102,32 @@ def test_a_remainder_that_the_budget_does_not_cover_at_that_price_goes_out_as_a_
     chain.write(documents(range(6)))
     with pytest.raises(ConfigError, match="sync_price_per_million is required"):
         run(Options(sync_tail=9), budget_usd=0.1)
+
+
+def test_what_was_sent_without_a_price_counts_against_a_later_budget(
+    chain: Chain, provider: Provider, run: Any
+) -> None:
+    """Ten texts through the synchronous endpoint, a token each, whose price nobody had said."""
+    chain.write(documents(range(10)))
+    assert run(Options(sync_tail=10)).cost_usd is None
+    chain.write(documents(range(20)))
+    with pytest.raises(ConfigError, match=r"embedding\.sync_price_per_million is required with a budget"):
+        run(budget_usd=0.115)
+    assert not provider.batches
+    price = {"sync_price_per_million": 2000.0}
+    parked = run(None, price, budget_usd=0.115).parked
+    assert parked is not None and "$0.02 spent" in parked.message and not provider.batches
+    assert run(None, price, budget_usd=0.125).texts == 20
+
+
+def test_a_batch_without_a_price_counts_against_a_later_budget(chain: Chain, provider: Provider, run: Any) -> None:
+    chain.write(documents(range(10)))
+    chain.settings["embedding"] = {
+        "provider": "generic", "base_url": provider.url, "model": "tiny", "dimensions": DIMENSIONS,
+    }  # fmt: skip
+    assert chain.run(batch=BATCH).cost_usd is None
+    chain.write(documents(range(20)))
+    parked = run(budget_usd=0.105)
+    assert parked.parked is not None and "$0.01 spent" in parked.parked.message
+    assert (parked.finished, parked.planned, parked.in_flight) == (False, 10, 0)
+    assert run(budget_usd=0.115).texts == 20

@@ -31,7 +31,13 @@ def test_no_store_at_all(chain: Chain) -> None:
     assert not (chain.folder / "store").exists()
 
 
+UNPRICED: dict[str, Any] = {
+    "provider": "generic", "model": "own", "dimensions": 8, "base_url": "http://embedfill.invalid/v1",
+}  # fmt: skip
+
+
 def test_what_was_spent_is_a_sum_and_unknown_where_a_price_is(chain: Chain) -> None:
+    chain.settings["embedding"] = UNPRICED
     open_project(chain.config())
     settle(chain, 1, [], prompt_tokens=100, cost_usd=0.25, vectors=5)
     settle(chain, 2, [], prompt_tokens=50, cost_usd=0.5, vectors=4)
@@ -41,6 +47,18 @@ def test_what_was_spent_is_a_sum_and_unknown_where_a_price_is(chain: Chain) -> N
     assert standing(chain.config()).cost_usd == 0.75
     settle(chain, 4, [], prompt_tokens=1, cost_usd=None)
     assert standing(chain.config()).cost_usd is None
+
+
+def test_what_had_no_price_counts_at_the_one_known_now(chain: Chain) -> None:
+    """A batch's at that of batches, the synchronous endpoint's at its own."""
+    chain.settings["embedding"] = UNPRICED
+    settle(chain, 1, [], prompt_tokens=100, cost_usd=0.25)
+    settle(chain, 2, [], prompt_tokens=1000, cost_usd=None)
+    settle(chain, 3, [], prompt_tokens=10, cost_usd=None, status="synchronous")
+    priced = {**UNPRICED, "price_per_million": 1000.0}
+    assert standing(chain.config(embedding=priced)).cost_usd is None
+    found = standing(chain.config(embedding={**priced, "sync_price_per_million": 2000.0}, batch={"budget_usd": 5.0}))
+    assert (found.cost_usd, found.left_usd) == (pytest.approx(1.27), pytest.approx(3.73))
 
 
 def test_another_space_of_the_same_store_is_not_mixed_in(chain: Chain) -> None:
@@ -54,7 +72,7 @@ def test_shards_are_counted_by_state(chain: Chain) -> None:
     chain.write(documents(range(250))).run_and_die("after-claim")
     found = standing(chain.config())
     assert found.shards == {"claimed": 1, "planned": 2}
-    assert (found.in_flight, found.with_vectors) == (250, 0)
+    assert (found.planned, found.in_flight, found.with_vectors) == (150, 100, 0)
 
 
 def submit_one(chain: Chain, number: int, age_s: float, batch: bool = True) -> Shard:

@@ -2,6 +2,7 @@
 file names hold must not steer the reader's terminal."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ import orjson
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PRICE_UNKNOWN = "unknown (set embedding.price_per_million)"
+SPENT_UNKNOWN = "unknown (set embedding.price_per_million; with --sync-tail also embedding.sync_price_per_million)"
+_USD_DIGITS = 10  # sums of floats are not exact
 
 
 def config_argument(function: Command) -> Command:
@@ -35,10 +38,19 @@ def show(value: object, as_json: bool, lines: Callable[[], list[str]]) -> None:
 def show_json(value: object) -> None:
     """One JSON object on stdout, UTF-8 whatever the locale says."""
     try:
-        data = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        data = orjson.dumps(_rounded(value), option=orjson.OPT_SERIALIZE_NUMPY)
     except TypeError:  # a string that is not UTF-8, such as the name of a file: it goes out escaped
-        data = json.dumps(value).encode()
+        data = json.dumps(_rounded(value)).encode()
     click.echo(data)
+
+
+def _rounded(value: object, name: str = "") -> object:
+    """With sums of money as a reader would write them."""
+    if isinstance(value, float) and name.endswith("_usd"):
+        return round(value, _USD_DIGITS)
+    if isinstance(value, dict):
+        return {key: _rounded(one, str(key)) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
 
 
 def say(message: str) -> None:
@@ -55,7 +67,10 @@ def printable(text: str) -> str:
 def money(usd: float | None, unknown: str = PRICE_UNKNOWN) -> str:
     if usd is None:
         return unknown
-    return "$0" if usd == 0 else f"${usd:.4f}" if usd < 1 else f"${usd:,.2f}"
+    if usd >= 1:
+        return f"${usd:,.2f}"
+    digits = min(_USD_DIGITS, max(4, 1 - math.floor(math.log10(usd)))) if usd > 0 else 0  # two that say something
+    return f"${usd:.{digits}f}"
 
 
 def size(count: float) -> str:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from embedfill.cli.common import PRICE_UNKNOWN, money, plural, span
+from embedfill.cli.common import SPENT_UNKNOWN, money, plural, span
 from embedfill.flight import Flight
 
 _SHOWN = 20
 
 
-def flight_lines(flight: Flight, noun: str, unknown: str = PRICE_UNKNOWN) -> list[str]:
+def flight_lines(flight: Flight, noun: str, unknown: str = SPENT_UNKNOWN) -> list[str]:
     """`noun` is what a batch holds; `unknown` is said where a price is."""
     generated = f" and {flight.completion_tokens:,} generated" if flight.completion_tokens else ""
     batches = plural(flight.batches, "batch", "es")

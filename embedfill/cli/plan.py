@@ -14,7 +14,6 @@ from embedfill.estimate import Estimate, estimate
 from embedfill.project import open_project
 from embedfill.room import Room
 from embedfill.run import scan
-from embedfill.tracker.state import State
 
 
 @click.command("plan")
@@ -31,14 +30,15 @@ def command(config: Path, as_json: bool) -> int:
     """
     project = open_project(load(config))
     _, catalog = scan(project, Console())
-    expected = estimate(project, catalog, State(project.store, project.cache, project.space.id))
+    expected = estimate(project, catalog, project.state())
     show(asdict(expected), as_json, lambda: lines_of(expected))
     return 0
 
 
 def lines_of(expected: Estimate) -> list[str]:
     price = expected.price_per_million
-    per = f" at ${price:g} per million tokens (prices of {expected.prices_dated})" if price else ""
+    dated = f" (prices of {expected.prices_dated})" if expected.prices_dated else ""
+    per = f" at ${price:g} per million tokens{dated}" if price else ""
     return [
         f"corpus   {expected.documents:,} documents, {expected.chunks:,} chunks, {expected.texts:,} distinct texts",
         f"rejected {expected.rejected:,}",
@@ -46,9 +46,17 @@ def lines_of(expected: Estimate) -> list[str]:
         f"to send  {plural(expected.batches, 'batch', 'es')} with {plural(expected.requests, 'request')}, "
         f"{size(expected.bytes)} to upload, at most {size(expected.download_bytes)} to download",
         f"price    {money(expected.cost_usd)}{per}",
+        *_over(expected),
         *_time(expected.duration),
         *_disk(expected.disk),
     ]
+
+
+def _over(expected: Estimate) -> list[str]:
+    cost, left = expected.cost_usd, expected.left_usd
+    if cost is None or left is None or cost <= left:
+        return []
+    return [f"warning  that is more than the {money(left)} that batch.budget_usd leaves: the run will stop there"]
 
 
 def _time(takes: Duration) -> list[str]:

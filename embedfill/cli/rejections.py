@@ -10,7 +10,7 @@ from embedfill.chunker.policy import TRUNCATED
 from embedfill.cli.common import config_argument, output_options, plural, printable, show
 from embedfill.config import load
 from embedfill.errors import UsageError
-from embedfill.rejections import Rejections, Standing, export
+from embedfill.rejections import Rejections, Standing, check_export, export
 
 
 @click.command("rejections")
@@ -34,19 +34,29 @@ def command(config: Path, path: Path | None, retry: tuple[str, ...], retry_code:
     """
     if path and (retry or retry_code):
         raise UsageError("--export and --retry do not go together", "export first, then retry")
-    found = Rejections(load(config))
+    loaded = load(config)
+    if path:
+        check_export(loaded, path, config)
+    found = Rejections(loaded)
     if retry or retry_code:
         count = found.retry(retry, retry_code)
-        show({"forgiven": count}, as_json, lambda: [f"{plural(count, 'text')} will go out again with the next run"])
+        show({"forgiven": count}, as_json, lambda: [_forgiven(count)])
     elif path:
         count = export(found, path)
         show({"exported": count, "path": str(path)}, as_json, lambda: [f"wrote {plural(count, 'rejection')} to {path}"])
     elif as_json:
         show({"rejections": [asdict(one) for one in found]}, as_json, list)
     else:
+        line = ""
         for line in lines_of(found):
             click.echo(printable(line))
+        if not line:
+            click.echo("no rejections stand")
     return 0
+
+
+def _forgiven(count: int) -> str:
+    return f"{plural(count, 'text')} will go out again with the next run" if count else "no text stands refused"
 
 
 def lines_of(rejections: Rejections) -> Iterator[str]:

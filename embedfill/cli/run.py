@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from embedfill import run as library
-from embedfill.cli.common import config_argument, money, output_options, plural, say, show, size
+from embedfill.cli.common import SPENT_UNKNOWN, config_argument, money, output_options, plural, say, show, size
 from embedfill.cli.plan import lines_of
 from embedfill.cli.progress import Console
 from embedfill.config import load
@@ -43,14 +43,14 @@ def command(config: Path, no_wait: bool, yes: bool, sync_tail: int, as_json: boo
 
     options = library.Options(wait=not no_wait, sync_tail=sync_tail, progress=Console(), confirm=confirm)
     summary = library.run(loaded, options)
-    show(as_dict(summary), as_json, lambda: _lines(summary))
+    show(as_dict(summary), as_json, lambda: _lines(summary, config))
     return _exit_code(summary)
 
 
 def as_dict(summary: library.Summary) -> dict[str, object]:
     names = (
         "snapshot", "documents", "chunks", "texts", "rejected", "embedded", "reused", "batches", "prompt_tokens",
-        "cost_usd", "index", "seconds", "finished",
+        "cost_usd", "index", "seconds", "planned", "in_flight", "finished",
     )  # fmt: skip
     stopped = summary.parked.as_dict() if summary.parked else {}
     return {name: getattr(summary, name) for name in names} | stopped
@@ -60,7 +60,8 @@ def _ask(expected: Estimate, sync_tail: int) -> bool:
     """Shows the plan and asks; without a terminal nobody can answer."""
     say("\n".join(lines_of(expected)))
     if expected.new <= sync_tail:
-        say("with --sync-tail they go through the synchronous endpoint: at its price, about twice that of a batch")
+        price = money(expected.sync_cost_usd, "unknown (set embedding.sync_price_per_million)")
+        say(f"with --sync-tail they go through the synchronous endpoint instead: price {price}")
     if not sys.stdin.isatty():
         raise UsageError("this run would spend money and nobody can be asked", "pass --yes, or set batch.budget_usd")
     click.echo("Submit this? [y/N] ", err=True, nl=False)  # stdout is for the result alone
@@ -76,24 +77,36 @@ def _exit_code(summary: library.Summary) -> int:
     return _REJECTIONS if summary.rejected else 0
 
 
-def _lines(summary: library.Summary) -> list[str]:
-    if not summary.finished:
-        return ["batches are out; run it again later to collect them"]
-    done = (
-        f"embedded {summary.embedded:,} texts in {plural(summary.batches, 'batch', 'es')}: {summary.prompt_tokens:,} tokens, "
-        f"{money(summary.cost_usd)}"
-        if summary.batches
-        else "nothing to embed: every text has its vector"
-    )
-    lines = [done]
+def _lines(summary: library.Summary, config: Path) -> list[str]:
+    lines = [*_embedded(summary), *_to_do(summary)]
     if summary.snapshot:
-        index = summary.index
+        index, before = summary.index, "" if summary.finished else "before: "
         lines += [
-            f"published {summary.documents:,} documents, {summary.chunks:,} chunks, {summary.texts:,} texts"
+            f"published {before}{summary.documents:,} documents, {summary.chunks:,} chunks, {summary.texts:,} texts"
             f" ({summary.reused:,} of them embedded before)",
             f"index {index['kind']}: {index['rows']:,} rows, {size(index['bytes'])}, recall@10 {index['recall_at_10']:.3f}",
         ]
     if summary.rejected:
-        lines.append(f"{summary.rejected:,} rejections stand: see them with: embedfill rejections CONFIG")
+        stand = f"{plural(summary.rejected, 'rejection')} {'stands' if summary.rejected == 1 else 'stand'}"
+        lines.append(f"{stand}: see with: embedfill rejections {config}")
     lines.append("seconds: " + ", ".join(f"{stage} {taken:.1f}" for stage, taken in summary.seconds.items()))
     return lines
+
+
+def _embedded(summary: library.Summary) -> list[str]:
+    if summary.embedded or (summary.batches and summary.finished):
+        return [
+            f"embedded {summary.embedded:,} texts in {plural(summary.batches, 'batch', 'es')}: "
+            f"{summary.prompt_tokens:,} tokens, {money(summary.cost_usd, SPENT_UNKNOWN)}"
+        ]
+    return ["nothing to embed: every text has its vector"] if summary.finished else []
+
+
+def _to_do(summary: library.Summary) -> list[str]:
+    """What stands between this and a publication."""
+    if summary.finished:
+        return []
+    out, planned = plural(summary.in_flight, "text"), plural(summary.planned, "text")
+    lines = [f"batches are out with {out}; run it again later to collect them"] if summary.in_flight else []
+    lines += [f"still to be sent: {planned}"] if summary.planned else []
+    return lines or ["not finished: texts are still without a vector"]

@@ -47,6 +47,7 @@ def _lines(stands: Standing) -> list[str]:
         lines.append("published nothing yet")
     return [
         *lines,
-        f"shards    {shards}; {stands.in_flight:,} texts in flight, {stands.with_vectors:,} with vectors",
+        f"shards    {shards}; {stands.planned:,} texts planned, {stands.in_flight:,} in flight, "
+        f"{stands.with_vectors:,} with vectors",
         *flight_lines(stands, "text"),
     ]

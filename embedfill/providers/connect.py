@@ -66,9 +66,10 @@ def base_url(endpoint: EndpointConfig, profile: Profile) -> str:
     return endpoint.base_url or profile.base_url or ""
 
 
-def is_paid(endpoint: EndpointConfig, profile: Profile) -> bool:
-    """Whether submitting is taken to cost money: not at a server of this machine, whatever may be behind it."""
-    return profile.paid and not is_loopback(base_url(endpoint, profile))
+def is_paid(endpoint: EndpointConfig, profile: Profile, price: float | None = None) -> bool:
+    """Whether submitting is taken to cost money: not at a server of this machine, whatever may be behind it, unless the
+    user has named a `price`."""
+    return bool(price) or (profile.paid and not is_loopback(base_url(endpoint, profile)))
 
 
 def engine_data(config: Config, store: Store, cache: Cache) -> Path:

@@ -8,7 +8,7 @@ SETTLED    an outcome stands
 
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from embedfill import ids
-from embedfill.errors import MissingError
+from embedfill.errors import MissingError, StoreError
 from embedfill.ids import IdArray, IdSet
 from embedfill.records import Claim, Maker, Outcome, Refusal, Shard
 from embedfill.store import layout
@@ -63,9 +63,16 @@ class ShardState:
 
 
 class State:
-    """The shards and outcomes of one space. `refresh` lists again; what is immutable is read once."""
+    """The shards and outcomes of one space. `refresh` lists again; what is immutable is read once. `cost_of` is what an
+    outcome counts for: what it says itself, unless told otherwise; None: not known."""
 
-    def __init__(self, store: Store, cache: Cache, space: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        space: str,
+        cost_of: Callable[[Outcome], float | None] = lambda outcome: outcome.cost_usd,
+    ) -> None:
         self.store = store
         self.cache = cache
         self.space = space
@@ -77,15 +84,16 @@ class State:
         self._open: dict[str, ShardState] = {}  # not settled, in the order they were planned
         self._settled: dict[str, int] = {}  # shard to the attempt that settled it
         self._claims: dict[str, Claim] = {}
+        self._cost_of = cost_of
         self._spent_usd = 0.0
+        self.unpriced: list[Outcome] = []  # tokens were billed, at a price that is not known
 
     def refresh(self) -> "State":
-        for entry in self.store.list(layout.plan(self.space), self._last_plan):
-            self._add_plan(entry.key)
+        self._see_plans()
         listed = [entry.key for entry in self.store.list(layout.outcome(self.space))]
         for key, outcome in self._memory.outcomes(key for key in listed if key not in self.outcomes).items():
             self.add_outcome(key, outcome)
-        self._see_claims(self.store.list(layout.claim(self.space)))
+        self._see_claims(list(self.store.list(layout.claim(self.space))))
         self._see_references(entry.key for entry in self.store.list(layout.batch(self.space)))
         self._memory.save(self.outcomes)
         return self
@@ -101,7 +109,10 @@ class State:
     def add_outcome(self, key: str, outcome: Outcome) -> None:
         """Takes in an outcome that stands in the store. Its shard's plan may be one that is not read yet."""
         if key not in self.outcomes:
-            self._spent_usd += outcome.cost_usd or 0.0
+            cost = self._cost_of(outcome)
+            self._spent_usd += cost or 0.0
+            if cost is None and outcome.prompt_tokens:
+                self.unpriced.append(outcome)
         self.outcomes[key] = outcome
         self._settled[outcome.shard] = outcome.attempt
         self._open.pop(outcome.shard, None)
@@ -157,12 +168,26 @@ class State:
         for shard_id, attempt in plan.get("retired", []):
             self.shards[shard_id].retired_at = attempt
 
-    def _see_claims(self, listed: Iterator[Entry]) -> None:
-        """Those that an outcome answers say nothing new, and are nearly all."""
+    def _see_plans(self) -> None:
+        for entry in self.store.list(layout.plan(self.space), self._last_plan):
+            self._add_plan(entry.key)
+
+    def _see_claims(self, listed: Iterable[Entry]) -> None:
+        """Those that an outcome answers say nothing new, and are nearly all. Raises StoreError for one whose shard no
+        plan names: what it stands for is paid, and would be paid again."""
         above, answered = layout.claim(self.space), layout.outcome(self.space)
-        for entry in listed:
-            if answered + entry.key[len(above) :] not in self.outcomes:
-                self._see_claim(entry)
+        unanswered = [entry for entry in listed if answered + entry.key[len(above) :] not in self.outcomes]
+        if not self._all_known(unanswered):
+            self._see_plans()  # made since they were listed
+            if not self._all_known(unanswered):
+                hint = "bring its plans/ back from a backup; without them texts in flight would be paid for twice"
+                raise StoreError(f"plans are missing in {self.store.url}: a claim's shard is in none of them", hint)
+        for entry in unanswered:
+            self._see_claim(entry)
+
+    def _all_known(self, claims: Iterable[Entry]) -> bool:
+        known = self.shards.keys() | self._settled.keys()
+        return all(layout.attempt_of(entry.key)[0] in known for entry in claims)
 
     def _see_claim(self, entry: Entry) -> None:
         shard_id, attempt = layout.attempt_of(entry.key)

@@ -31,6 +31,11 @@ class Sums:
     claimed: Amount = field(default_factory=Amount)
 
     @property
+    def usd(self) -> float:
+        """Spent, and to be spent if all that is out is answered."""
+        return self.spent_usd + self.posted.usd + self.claimed.usd
+
+    @property
     def tokens(self) -> int:
         return self.posted.tokens + self.claimed.tokens
 
