@@ -115,7 +115,7 @@ class Job:
     def command(self, *more: str) -> list[str]:
         config = self.folder / "job.toml"
         config.write_text(CONFIG.format(url=self.provider.url, inputs=self.inputs))
-        return ["batch", "run", *self.arguments, "--config", str(config), "--out", str(self.out), *more]
+        return ["batch", "run", *self.arguments, "--config", str(config), "--out", str(self.out), "--yes", *more]
 
     def run(self, *more: str) -> Ran:
         """As a process of its own."""

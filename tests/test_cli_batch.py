@@ -66,7 +66,7 @@ def test_exit_codes(job: Job, cli: Cli, provider: Provider) -> None:
         (["x.jsonl", "--endpoint", "/v1/other"], "Invalid value for '--endpoint'"),
         (["x.jsonl", "--endpoint", CHAT], "local engine serves /v1/embeddings alone"),
         (["x.jsonl", "--endpoint", CHAT, "--provider", "generic"], "provider.base_url"),
-        (["x.jsonl", "--endpoint", CHAT, "--provider", "nobody"], "provider.provider"),
+        (["x.jsonl", "--endpoint", CHAT, "--provider", "nobody"], "--provider = "),
         (["x.jsonl", "--endpoint", CHAT, "--config", "none.toml"], "none.toml"),
     ],
 )

@@ -56,7 +56,7 @@ def test_cancel_by_the_name_of_the_results_alone(job: Job, cli: Cli, provider: P
         ([], "give --out or --store"),
         (["--out", "none.parquet"], "there is no store at"),
         (["--out", "none.parquet", "--endpoint", "/v1/other"], "Invalid value for '--endpoint'"),
-        (["--out", "none.parquet", "--provider", "nobody"], "provider.provider"),
+        (["--out", "none.parquet", "--provider", "nobody"], "--provider = "),
     ],
 )
 def test_wrong_use_is_told_and_leaves_nothing_behind(

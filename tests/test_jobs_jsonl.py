@@ -36,6 +36,11 @@ def read(path: Path, *lines: Any, endpoint: str = CHAT, most: int = 10_000) -> l
         ({**GOOD, "body": {"model": "m"}}, "no_messages"),
         (chat_line("a", "x", stream=True), "streaming_unsupported"),
         (chat_line("a", "x" * 10_000), "too_large"),
+        (
+            b'{"custom_id": "a", "body": {"model": "m", "messages": [1], "seed": 18446744073709551616}}',
+            "number_too_large",
+        ),
+        (b'{"custom_id": "a", "body": {"model": "m", "messages": [-%s]}}' % (b"9" * 300), "number_too_large"),
     ],
 )
 def test_a_bad_line_is_a_rejection_between_good_ones(tmp_path: Path, line: Any, code: str) -> None:
@@ -64,3 +69,15 @@ def test_method_and_url_may_be_left_out(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.jsonl: No such file"):
         list(read_jsonl(tmp_path / "none.jsonl", CHAT, 100))
+
+
+def test_large_numbers_that_go_out_as_they_are_pass(tmp_path: Path) -> None:
+    said = 'a "quoted" 123456789012345678901234567890'
+    line = chat_line("a", said, seed=2**64 - 1, low=-(2**63), top_p=0.1234567890123456789012345)
+    (found,) = read(tmp_path / "in.jsonl", line)
+    assert isinstance(found, Request) and found.body == line["body"]
+
+
+def test_a_name_that_is_a_number_is_told(tmp_path: Path) -> None:
+    (found,) = read(tmp_path / "in.jsonl", {**GOOD, "custom_id": 7})
+    assert isinstance(found, Rejection) and found.document_id == "7"

@@ -68,3 +68,16 @@ def test_a_template_that_is_no_toml(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text("body =")
     with pytest.raises(UsageError, match=r"p\.toml"):
         load_prompt(tmp_path / "p.toml", CHAT)
+
+
+@pytest.mark.parametrize("number", [str(2**64), "nan", "-inf"])
+def test_a_number_that_could_not_go_out_unchanged_is_refused(tmp_path: Path, number: str) -> None:
+    (tmp_path / "p.toml").write_text(PROMPT.replace("max_completion_tokens = 4", f"seed = {number}"))
+    with pytest.raises(ConfigError, match=r"p\.toml: body\.seed = .*64 bits"):
+        load_prompt(tmp_path / "p.toml", CHAT)
+
+
+def test_a_template_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"p\.toml: No such file") as caught:
+        load_prompt(tmp_path / "p.toml", CHAT)
+    assert "Errno" not in caught.value.message

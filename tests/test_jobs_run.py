@@ -107,8 +107,13 @@ def test_a_bad_line_costs_only_itself(job: Job) -> None:
 
 
 def test_an_equal_request_twice_is_one_and_a_different_one_of_its_name_an_error(job: Job) -> None:
-    run(job.write_lines([*lines(3), lines(1)[0]]))
-    assert list(job.said()) == ["r0", "r1", "r2"]
+    prices = {"tiny-chat": {"input": 1.0, "output": 10.0}}
+    summary = run(job.write_lines([*lines(3), lines(1)[0], chat_line("no", "forbidden")] * 2), prices=prices)
+    rows = job.results()
+    assert [row["custom_id"] for row in rows] == ["r0", "r1", "r2", "r0", "no"] * 2 and job.provider.books.batches == 1
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "ok", "failed"] * 2
+    assert all((row["cost_usd"], row["prompt_tokens"]) == (0, 0) and row["body"] for row in rows[5:])
+    assert summary.totals and summary.totals.cost_usd == pytest.approx(summary.cost_usd)
     job.write_lines([*lines(3), chat_line("r1", "else")])
     with pytest.raises(UsageError, match=r"requests\.jsonl row 2 and .*requests\.jsonl row 4"):
         run(job)
@@ -286,6 +291,30 @@ def test_a_budget_needs_prices_and_limits(job: Job) -> None:
     assert job.said() == {"r0": "other"}
 
 
+def test_what_was_sent_without_a_price_counts_at_todays(job: Job) -> None:
+    run(job.write_lines(lines(4)))
+    job.write_lines(lines(4, start=4))
+    dear = {"tiny-chat": {"input": 0.0, "output": 1_000_000.0}}  # a dollar a token; one is generated for each
+    parked = run(job, prices=dear, batch={"budget_usd": 19.0}).parked
+    assert parked and "$4 spent" in parked.message and job.provider.books.batches == 1
+    assert run(job, prices=dear, batch={"budget_usd": 20.0}).parked is None
+
+
+def test_a_budget_asks_for_the_price_of_what_was_sent_before(job: Job, provider: Provider) -> None:
+    old = chat_line("old", "login")
+    old["body"]["model"] = "dear-chat"
+    provider.hold = True
+    run(job.write_lines([old]), wait=False)
+    job.write_lines(lines(1))
+    for _ in ("in flight", "answered"):
+        with pytest.raises(ConfigError, match=r"prices\.dear-chat is required .*before"):
+            run(job, prices={"tiny-chat": {"input": 1.0}}, batch={"budget_usd": 19.0})
+        provider.finish()
+        provider.hold = False
+        run(job.write_lines([old]))
+        job.write_lines(lines(1))
+
+
 def test_images_are_assumed_or_the_budget_refuses_them(job: Job) -> None:
     parts = [{"type": "text", "text": "login"}, {"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
     line = chat_line("r0", "")
@@ -350,6 +379,12 @@ def test_providers_that_cannot_take_such_requests(tmp_path: Path, provider_name:
 def test_a_provider_without_an_address_is_told_by_this_files_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^provider\.base_url"):
         open_job(load_job(None, {"provider": {"provider": "generic"}}), str(tmp_path / "store"), CHAT)
+
+
+def test_a_store_that_forgets_is_refused() -> None:
+    config = load_job(None, {"provider": {"provider": "generic", "base_url": "http://127.0.0.1:1/v1"}})
+    with pytest.raises(UsageError, match="forgets everything"):
+        open_job(config, "memory://x", CHAT)
 
 
 @pytest.mark.parametrize("rows", [[], [b""]])

@@ -99,6 +99,8 @@ def run(requests: tuple[Path, ...], out: Path, as_json: bool, **given: Any) -> i
     except ProviderError as error:
         error.hint += "" if options.partial else "; --partial writes the results of what is answered"
         raise
+    if summary.parked and given["budget_usd"] is not None:
+        summary.parked.hint = summary.parked.hint.replace("batch.budget_usd", "--budget-usd")
     show(as_dict(summary, out), as_json, lambda: _lines(summary, out))
     return _exit_code(summary)
 

@@ -3,13 +3,12 @@
 from embedfill.jobs.open import OpenJob
 from embedfill.jobs.settle import JobSettler
 from embedfill.tracker.cancellation import Cancellation, Cancelled, Options
-from embedfill.tracker.state import State
 
 
 def cancel_job(job: OpenJob, options: Options | None = None) -> Cancelled:
     """Ends what is out of the job, by whichever run. Raises UsageError where the answer is no."""
     options = options or Options()
-    state = State(job.store, job.cache, job.space).refresh()
+    state = job.state().refresh()
     if not state.open():
         return Cancelled()
     settle = JobSettler(job.store, job.cache, job.space, job.pricing, options.at)

@@ -55,12 +55,17 @@ class Endpoint:
 
 
 def _media(value: object) -> int:
-    """Images, recordings and files in messages, items and their parts."""
-    if isinstance(value, list):
-        return sum(map(_media, value))
-    if not isinstance(value, dict):
-        return 0
-    return 1 if any(value.get(name) is not None for name in _MEDIA) else sum(map(_media, value.values()))
+    """Images, recordings and files in messages, items and their parts, however deep."""
+    count, held = 0, [value]
+    while held:
+        one = held.pop()
+        if isinstance(one, list):
+            held += one
+        elif isinstance(one, dict):
+            here = any(one.get(name) is not None for name in _MEDIA)
+            count += here
+            held += () if here else one.values()
+    return count
 
 
 def _inputs(value: object) -> Measured:

@@ -1,5 +1,6 @@
 """Prepared batch files (JSONL) to requests, streaming. A bad line becomes a rejection and costs only itself."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -8,9 +9,12 @@ import orjson
 
 from embedfill.errors import UsageError
 from embedfill.jobs.endpoints import ENDPOINTS, Endpoint
-from embedfill.jobs.request import Request, fault, rejection
+from embedfill.jobs.request import NOT_EXACT, Request, fault, rejection, too_large
 from embedfill.records import Rejection
 
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_WIDE = re.compile(rb"(?<![\d.eE+-])-?\d{19,}(?![\d.eE])")  # whole numbers that orjson may read as other ones
+_MOST_DIGITS = 20
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -62,4 +66,13 @@ def _parsed(file: str, row: int, line: bytes, endpoint: Endpoint) -> Request | R
         return rejection(file, row, name, "wrong_method", f"its method is {method!r:.20}: it must be POST")
     if (problem := fault(name, body, endpoint)) or not isinstance(body, dict):
         return rejection(file, row, name, *(problem or ("no_body", "")))
+    if _holds_too_large(line):
+        return rejection(file, row, name, "number_too_large", f"it holds {NOT_EXACT}")
     return Request(row, str(name), body, orjson.dumps(body).decode())
+
+
+def _holds_too_large(line: bytes) -> bool:
+    if not _WIDE.search(line):
+        return False
+    found = _WIDE.findall(_STRING.sub(b'""', line))
+    return any(len(number) > _MOST_DIGITS or too_large(int(number)) for number in found)

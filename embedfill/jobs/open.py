@@ -13,7 +13,7 @@ from embedfill.batchapi.lines import request_line
 from embedfill.batchapi.models import EMBEDDINGS
 from embedfill.clock import Clock
 from embedfill.config import EndpointConfig
-from embedfill.errors import ConfigError, MissingError
+from embedfill.errors import ConfigError, MissingError, UsageError
 from embedfill.jobs.config import JobConfig, cache_root
 from embedfill.jobs.pricing import Pricing
 from embedfill.jobs.prompt import Prompt
@@ -28,6 +28,7 @@ from embedfill.store.open import identity, open_store, probe
 from embedfill.tracker.maker import this_maker
 from embedfill.tracker.quota import Quota, quota_of
 from embedfill.tracker.shards import Line, Packing
+from embedfill.tracker.state import State
 from embedfill.tracker.submit import Account
 
 _ENGINE = "engine"
@@ -82,7 +83,12 @@ class OpenJob:
         return Packing(limits, 0, "base64", 1, max(1, min(most)), quota.shard_tokens)
 
     def quota(self) -> Quota:
-        return quota_of(self.profile, self.config.batch)
+        """Raises ConfigError for a tier whose limits are not known."""
+        return quota_of(self.profile, self.config.batch, self.endpoint)
+
+    def state(self) -> State:
+        """Where the shards of the space stand, as known before a first refresh."""
+        return State(self.store, self.cache, self.space, self.pricing.cost_of)
 
 
 def open_job(config: JobConfig, store_url: str, endpoint: str, prompt: Prompt | None = None) -> OpenJob:
@@ -95,8 +101,12 @@ def open_job(config: JobConfig, store_url: str, endpoint: str, prompt: Prompt | 
         raise ConfigError(
             "provider", profile.name, "takes no prepared requests: its batches name the model, not its lines"
         )
+    if store_url.startswith("memory:"):
+        hint = "give a directory or s3://…: a killed run could not be gone on with, and all would be paid again"
+        raise UsageError(f"{store_url} forgets everything when this run ends", hint)
     store = open_store(store_url)
     store_id = _identified(store)
+    space = job_space(endpoint, config.provider)
     cache = Cache((cache_root(config) or default_root()) / store_id, store)
     return OpenJob(
         config=config,
@@ -106,9 +116,9 @@ def open_job(config: JobConfig, store_url: str, endpoint: str, prompt: Prompt | 
         store_id=store_id,
         cache=cache,
         profile=profile,
-        space=job_space(endpoint, config.provider),
-        paid=is_paid(config.provider, profile),
-        pricing=Pricing(config, endpoint, cache),
+        space=space,
+        paid=is_paid(config.provider, profile, _price(config)),
+        pricing=Pricing(config, endpoint, cache, space),
     )
 
 
@@ -117,6 +127,11 @@ def job_space(endpoint: str, provider: EndpointConfig) -> str:
     profile = profile_of(provider)
     parts = {"endpoint": endpoint, "profile": profile.name, "origin": origin_of(provider, profile)}
     return ids.digest_hex("jobspace", ids.canonical(parts))[:16]
+
+
+def _price(config: JobConfig) -> float:
+    """The highest price that the configuration names."""
+    return max((max(price.input, price.output) for price in config.prices.values()), default=0.0)
 
 
 def default_store(out: Path) -> str:

@@ -22,6 +22,7 @@ import orjson
 from embedfill import ids
 from embedfill.errors import ConfigError, UsageError
 from embedfill.jobs.endpoints import ENDPOINTS
+from embedfill.jobs.request import NOT_EXACT, too_large
 
 _PLAIN = "plain {{column}} placeholders; write a brace as {{{{ or }}}}".format()
 Part = tuple[bool, str]  # (whether it is a column's name, the name or a piece of JSON)
@@ -34,8 +35,8 @@ class Prompt:
         self.id_column = id_column
         self.endpoint = endpoint
         self.content: dict[str, Any] = {"endpoint": endpoint, "body": body}
-        self.version = ids.digest_hex("prompt", ids.canonical(self.content))[:16]
         self._parts = _merged(_json_parts(body, f"{source}: body"))
+        self.version = ids.digest_hex("prompt", ids.canonical(self.content))[:16]
         self.columns = tuple(dict.fromkeys(text for is_name, text in self._parts if is_name))
 
     def fill(self, values: Mapping[str, Sequence[str]], rows: int) -> Iterator[str]:
@@ -89,6 +90,8 @@ def _json_parts(value: object, key: str) -> Iterator[Part]:
         yield False, "]"
     elif isinstance(value, str):
         yield from _string_parts(value, key)
+    elif too_large(value):
+        raise ConfigError(key, value, NOT_EXACT)
     else:
         yield False, orjson.dumps(value).decode()
 

@@ -1,11 +1,14 @@
 """One prepared request, or the reason why a line or a row of the input is none. Checks a body, reads no file."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from embedfill.jobs.endpoints import Endpoint
 from embedfill.records import Rejection, Source
+
+NOT_EXACT = "a number that no request could carry unchanged: of 64 bits at most, and finite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,20 @@ class Request:
         return str(self.body["model"])
 
 
+def too_large(value: object) -> bool:
+    """Whether it is, or holds, a number that would be another one on its way: no finite one, or one of over 64 bits."""
+    if isinstance(value, dict):
+        return any(map(too_large, value.values()))
+    if isinstance(value, list):
+        return any(map(too_large, value))
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
+
+
 def rejection(file: str, row: int, custom_id: object, code: str, message: str) -> Rejection:
-    name = custom_id if isinstance(custom_id, str) and custom_id else None
+    """Also a name that is a number is told, though it is none: it says which request was meant."""
+    name = str(custom_id) if isinstance(custom_id, str | int | float) and custom_id != "" else None
     return Rejection(code, message, name, Source(file, row))
 
 

@@ -1,5 +1,7 @@
 """The results of a job as one Parquet file: a row for each row of the input, in its order. Submits nothing.
 
+A request that stands in the input twice is sent once: both rows have its answer, and the later one has cost nothing.
+
     status          ok (answered), failed (the provider refused it), rejected (no request at all), pending (no answer yet)
     body            the answer as JSON, also that of a refusal
     template        the prompt template's version, where there is one
@@ -53,6 +55,7 @@ RESULTS = pa.schema(
 METADATA_KEY = b"embedfill"
 _DICTIONARIES = ["status", "model", "batch_id", "template", "source_file", "error_code"]
 _REASON = ["error_code", "error_message", "source_file", "source_row"]
+_COSTS = ["prompt_tokens", "completion_tokens", "cost_usd"]
 _KINDS = 50  # of reasons, at most
 _OK, _FAILED, _REJECTED, _PENDING = "ok", "failed", "rejected", "pending"
 
@@ -131,7 +134,7 @@ def _metadata(spool: Spool, prompt: Prompt | None) -> Mapping[str, Any]:
 def _joined(spool: Spool, state: State, folder: Path, max_attempts: int, template: str | None) -> Iterator[Any]:
     """Tables of the schema RESULTS, in the order of the input."""
     rejected = ids.array(sorted(refused_in(state, max_attempts).rejected))
-    order = np.flatnonzero(spool.asked)
+    order = np.flatnonzero(spool.model >= 0)
     order = order[np.argsort(spool.row_ids[order])]
     row_ids = spool.row_ids[order]
     packs = [state.cache.path(key) for key in state.packs()]
@@ -139,12 +142,21 @@ def _joined(spool: Spool, state: State, folder: Path, max_attempts: int, templat
     with Ordered(folder, ANSWERS, len(spool), size) as ordered:
         for path in packs:
             for table in read_answers(path):
-                at, found = ids.find(row_ids, ids.from_arrow(table.column("row_id")))
-                if found.any():
-                    ordered.add(table.filter(pa.array(found)), order[at[found]])
+                answer, at = _places(row_ids, ids.from_arrow(table.column("row_id")))
+                if len(answer):
+                    ordered.add(table.take(pa.array(answer)), order[at])
         rows = _Rows(spool)
         for start, end, answers in ordered.partitions():
             yield from _partition(rows, start, end, _best(answers), rejected, template)
+
+
+def _places(row_ids: ids.IdArray, answered: ids.IdArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of an answer's number and a place in the sorted `row_ids`, where an id may stand more than once."""
+    first = np.searchsorted(row_ids, answered, side="left")
+    counts = np.searchsorted(row_ids, answered, side="right") - first
+    answer = np.repeat(np.arange(len(answered)), counts)
+    nth = np.arange(len(answer)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return answer, first[answer] + nth
 
 
 def _bytes(path: Path) -> int:
@@ -193,9 +205,19 @@ def _partition(
     at = np.full(end - start, -1, np.int64)
     at[answers.column("position").to_numpy() - start] = np.arange(answers.num_rows)
     for first, table in rows.upto(end):
-        kept = rows.spool.kept[first : first + table.num_rows]
-        places = at[first - start : first - start + table.num_rows][kept]
-        yield _result(table.filter(pa.array(kept)), answers, places, rejected, template)
+        again = ~rows.spool.kept[first : first + table.num_rows]
+        places = at[first - start : first - start + table.num_rows]
+        yield _free(_result(table, answers, places, rejected, template), again)
+
+
+def _free(table: Any, again: NDArray[np.bool_]) -> Any:  # noqa: ANN401
+    """With no tokens and no cost in the rows that repeat earlier ones."""
+    for name in _COSTS if again.any() else ():
+        column = table.column(name)
+        mask = pc.and_(pa.array(again), pc.not_equal(table.column("status"), _PENDING))
+        values = pc.if_else(mask, pa.scalar(0, column.type), column)
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+    return table
 
 
 def _result(table: Any, answers: Any, places: NDArray[np.int64], rejected: ids.IdArray, template: str | None) -> Any:  # noqa: ANN401

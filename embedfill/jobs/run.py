@@ -82,7 +82,6 @@ def run_job(job: OpenJob, inputs: list[Path], out: Path, options: JobOptions | N
     """
     options = options or JobOptions()
     with job.cache.in_use(), _spooled(job, inputs, options.progress) as spool:
-        job.pricing.check_budget(spool)
         return _Run(job, spool, out, options).run()
 
 
@@ -90,7 +89,7 @@ def estimate_job(job: OpenJob, inputs: list[Path], options: JobOptions | None = 
     """What `run_job` would send now. Sends nothing."""
     options = options or JobOptions()
     with job.cache.in_use(), _spooled(job, inputs, options.progress) as spool:
-        return estimate(job, spool, State(job.store, job.cache, job.space).refresh(), options.retry)
+        return estimate(job, spool, job.state().refresh(), options.retry)
 
 
 @contextmanager
@@ -134,13 +133,13 @@ class _Run:
     asked: IdSet = field(init=False)
 
     def __post_init__(self) -> None:
-        self.state = State(self.job.store, self.job.cache, self.job.space)
+        self.state = self.job.state()
         self.quota = self.job.quota()
         self.asked = IdSet(self.spool.row_ids[self.spool.asked])
 
     def run(self) -> JobSummary:
         self.summary.requests = int(self.spool.asked.sum())
-        self.state.refresh()
+        self.job.pricing.check_budget(self.spool, self.state.refresh())
         self._confirm()
         if self.options.retry:
             self._forgive()

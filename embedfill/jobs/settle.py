@@ -73,7 +73,7 @@ class JobSettler:
         return self._outcome(state, batch, lines, sums, packs)
 
     def _write(self, pack: Path, state: ShardState, batch: Batch, lines: Lines, row_ids: list[bytes]) -> _Sums:
-        sums, model = _Sums(), self.pricing.model_of(state.shard)
+        sums, model = _Sums(), self.pricing.model_of(state.shard.id)
         price, counted = self.pricing.of(model), request_tokens(self.cache.path(state.shard.key), len(row_ids)).tolist()
         with AnswerWriter(pack) as writer:
             for request, line in chain(lines.answered(), _blamed(batch, len(row_ids))):
@@ -108,7 +108,7 @@ class JobSettler:
             vectors=len(sums.good),
             refused=len(sums.refusals),
             prompt_tokens=stated or sums.prompt,
-            cost_usd=cost(self.pricing.of(self.pricing.model_of(state.shard)), stated or sums.prompt, completion),
+            cost_usd=cost(self.pricing.of(self.pricing.model_of(state.shard.id)), stated or sums.prompt, completion),
             packs=packs,
             refusals=self._put_refusals(sums, lines),
             anomalies=dict(sorted(lines.anomalies.items())),

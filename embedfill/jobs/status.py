@@ -32,7 +32,7 @@ class JobStanding(Flight):
 
 def job_standing(job: OpenJob) -> JobStanding:
     """Reads the store. What is in flight has the price that it was submitted at."""
-    state = State(job.store, job.cache, job.space).refresh()
+    state = job.state().refresh()
     window = window_of(job.profile, job.config.batch)
     flight = flight_of(state, job.quota(), window, lambda shard: state.claim(shard).price_usd)
     answered = state.have()
