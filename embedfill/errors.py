@@ -102,7 +102,8 @@ class ProviderError(WorldError):
 
 
 class RefusedError(ProviderError):
-    """The provider answered with an error: HTTP status, its own code and words, and the parameter it blames."""
+    """The provider answered with an error: HTTP status, its own code and words, and the parameter it blames. `plain`: not
+    in the API's form, so perhaps of a gateway before it that knows nothing of what was done."""
 
     def __init__(
         self,
@@ -112,8 +113,10 @@ class RefusedError(ProviderError):
         hint: str = "",
         retry_after_s: float | None = None,
         param: str | None = None,
+        plain: bool = False,
     ) -> None:
         super().__init__(message, hint, code or f"http_{status}")
+        self.plain = plain
         self.status = status
         self.retry_after_s = retry_after_s
         self.param = param

@@ -16,6 +16,7 @@ from embedfill.store import layout
 from embedfill.tracker.collect import Collector
 from embedfill.tracker.state import ShardState, Status
 from embedfill.tracker.submit import submit
+from tests.fate_fixtures import Fate
 from tests.provider_fixtures import Provider, Reply, Request, cut, drop, refuse, say, vector
 from tests.tracker_fixtures import PATIENCE, SPACE, Tracker, make_older, texts_of
 
@@ -310,3 +311,39 @@ def test_the_vectors_are_those_that_the_provider_gave(tracker: Tracker) -> None:
     ((text_ids, vectors),) = read_pack(tracker.account.cache.path(pack))
     assert ids.tolist(text_ids) == [ids.text_id(text) for text in texts]
     assert np.array_equal(vectors, [vector(text) for text in texts])
+
+
+@pytest.mark.parametrize("late", ["away_s", "hidden_s", "files_late_s", "ids_late_s"])
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_is_paid_and_late_for_longer_than_any_listing_is_not_paid_again(
+    tracker: Tracker, late: str, wait: bool
+) -> None:
+    fate = Fate(**{late: 10 * PATIENCE.listing_delay_s})
+    tracker.provider.fate_of = lambda _batch, _lines: fate
+    patient = tracker.again(patience=replace(PATIENCE, lost_s=60.0))
+    patient.plan(texts_of(7))
+    while patient.state.open():
+        patient.advance(wait)
+        patient.state.refresh()
+    assert tracker.provider.count("POST", "/batches") == 1
+    assert patient.vectors() == {ids.text_id(text): [vector(text).tolist()] for text in texts_of(7)}
+
+
+def test_a_batch_that_is_lost_counts_as_spent(tracker: Tracker) -> None:
+    """It may have been billed: a budget must not be spent a second time."""
+    shard = out(tracker, *texts_of(3))
+    gone(tracker, shard)
+    outcome = tracker.advance(wait=True).outcomes[0]
+    assert (outcome.status, outcome.cost_usd) == ("lost", tracker.account.price_of(shard.shard))
+    assert tracker.state.spent_usd() == outcome.cost_usd
+
+
+def test_the_user_is_told_once_of_what_is_late(tracker: Tracker) -> None:
+    tracker.provider.fate_of = lambda _batch, _lines: Fate(away_s=10 * PATIENCE.listing_delay_s)
+    patient = tracker.again(patience=replace(PATIENCE, lost_s=7200.0))
+    patient.plan(texts_of(3))
+    said: list[str] = []
+    advance = patient.advancing()
+    advance.collector.note = said.append
+    advance.run()
+    assert len(said) == 1 and "until 2 hours after its submission" in said[0]

@@ -118,7 +118,7 @@ def test_a_batch_on_a_later_page_is_found(tracker: Tracker) -> None:
 
 def test_a_listing_is_read_no_further_back_than_the_upload(tracker: Tracker) -> None:
     for number in range(450):
-        tracker.provider.add_batch(f"old-{number}", created_at=tracker.provider.now() - 3600)
+        tracker.provider.add_batch(f"old-{number}", created_at=tracker.provider.now() - 3 * 3600)
     shard = in_doubt(tracker, "a")
     tracker.advance(wait=False)
     assert alone(tracker, shard).status is Status.SETTLED
@@ -467,3 +467,29 @@ def test_all_doubts_of_two_stores_on_one_account(tracker: Tracker, tmp_path: Pat
     assert tracker.provider.books.runs == dict.fromkeys(texts_of(12), 2)
     assert tracker.vectors() == other.vectors() and len(other.vectors()) == 12
     assert tracker.provider.count("POST", "/batches/.*/cancel") == 0
+
+
+@pytest.mark.parametrize("status", [409, 425, 429])
+def test_an_answer_that_is_not_in_the_apis_form_is_no_refusal(tracker: Tracker, status: int) -> None:
+    """A gateway's page: the batch behind it may have been made."""
+
+    def accept_and_excuse(provider: Provider, request: Request) -> Reply:
+        provider.handle(request)
+        return Reply(status, b"<html>busy</html>", {"Content-Type": "text/html"})
+
+    tracker.provider.script("POST", "/batches", accept_and_excuse)
+    tracker.embed(texts_of(7))
+    assert tracker.provider.books.overpaid(texts_of(7)) == {}
+    assert tracker.provider.count("POST", "/batches") == 1
+
+
+def test_a_batch_is_found_though_the_providers_clock_was_set_back(tracker: Tracker) -> None:
+    tracker.provider.script("POST", "/batches", drop_from_another_hour)
+    tracker.embed(texts_of(3))
+    assert tracker.provider.count("POST", "/batches") == 1
+
+
+def drop_from_another_hour(provider: Provider, request: Request) -> None:
+    provider.clock_s = -5 * 3600
+    provider.handle(request)
+    provider.clock_s = 0

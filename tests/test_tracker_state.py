@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embedfill import ids
-from embedfill.errors import MissingError
+from embedfill.errors import MissingError, StoreError
 from embedfill.records import Outcome
 from embedfill.store import layout
 from embedfill.tracker.state import State, Status, read_reference, reference, store_time
@@ -214,3 +214,13 @@ def test_what_a_state_sums_up_follows_the_shards(tracker: Tracker) -> None:
     state.add_outcome(outcome, state.outcomes[outcome])  # seen again: spent once
     assert state.spent_usd() == seen(tracker).spent_usd()
     assert [shard.attempt for shard in seen(tracker).shards.values()] == [1, 1]
+
+
+def test_claims_without_their_plan_stop_everything(tracker: Tracker) -> None:
+    """What they stand for is paid: planned anew it would be paid again."""
+    tracker.provider.hold = True
+    submit(tracker.account, tracker.planned(*texts_of(3)))
+    for key in tracker.keys("plans/"):
+        tracker.account.store.delete(key)
+    with pytest.raises(StoreError, match="plans are missing"):
+        tracker.again().state.refresh()

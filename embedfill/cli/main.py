@@ -1,6 +1,7 @@
 """`embedfill`: the verbs, and the one place where errors become words, JSON and exit codes."""
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -17,6 +18,7 @@ from embedfill.cli.common import say, show_json
 from embedfill.errors import EmbedfillError
 
 INTERRUPTED = 130
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM})
 _VERBS = {
     "init": "Write a commented configuration",
     "plan": "Say what `run` would send and cost",
@@ -116,6 +118,10 @@ def _unforeseen(error: Exception) -> EmbedfillError:
     if type(error).__module__.partition(".")[0] == "pyarrow":
         hint = "an object of the store, or its copy in the cache, is damaged: bring it back, or delete the cache"
         return EmbedfillError(f"a table cannot be read: {error}", hint, "store")
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        place = f" to {error.filename}" if error.filename else ""
+        hint = "nothing is lost: make room there, or set [cache] dir to another place, then run again"
+        return EmbedfillError(f"cannot write{place}: {error.strerror}", hint, "disk")
     hint = "this is a fault of embedfill: run it again with --debug and report what it prints"
     return EmbedfillError(f"{type(error).__name__}: {error}", hint, "internal")
 

@@ -27,6 +27,7 @@ class Profile:
     poll_max_s: float = 300.0
     listing_delay_s: float = 60.0
     claim_ttl_s: float = 900.0
+    lost_s: float = 172_800.0
     confirmed: bool = True
 
 
@@ -49,7 +50,7 @@ PROFILES = {
     for profile in (
         Profile(
             "local", None, "EMBEDFILL_ENGINE_KEY", paid=False, limits=LOCAL,
-            poll_s=0.1, poll_max_s=1.0, listing_delay_s=0.5, claim_ttl_s=60.0,
+            poll_s=0.1, poll_max_s=1.0, listing_delay_s=0.5, claim_ttl_s=60.0, lost_s=0.0,
         ),
         Profile(
             "openai", "https://api.openai.com/v1", "OPENAI_API_KEY", embedding_tiers=_OPENAI_EMBEDDING_TIERS,
@@ -76,6 +77,7 @@ class Patience:
     poll_max_s: float
     listing_delay_s: float
     claim_ttl_s: float
+    lost_s: float = 0.0
 
 
 def profile_of(endpoint: EndpointConfig) -> Profile:
@@ -114,4 +116,5 @@ def patience_of(profile: Profile, batch: BatchConfig) -> Patience:
         poll_max_s=max(profile.poll_max_s if batch.poll_s is None else poll * 4, poll),
         listing_delay_s=profile.listing_delay_s if batch.listing_delay_s is None else batch.listing_delay_s,
         claim_ttl_s=batch.claim_ttl_s or profile.claim_ttl_s,
+        lost_s=profile.lost_s if batch.lost_after_s is None else batch.lost_after_s,
     )

@@ -70,7 +70,14 @@ def refusal(response: httpx.Response) -> RefusedError | BillingError:
     if code in BILLING_CODES:
         return BillingError(f"the provider refuses for its billing limit: {message}", "raise the limit, then run again")
     status, pause_s = response.status_code, retry_after_s(response.headers)
-    return RefusedError(status, code, message, _hint(status), pause_s, param)
+    return RefusedError(status, code, message, _hint(status), pause_s, param, plain=not _is_json(response))
+
+
+def _is_json(response: httpx.Response) -> bool:
+    try:
+        return isinstance(response.json(), dict)
+    except ValueError:
+        return False
 
 
 def _plain_words(response: httpx.Response) -> str:

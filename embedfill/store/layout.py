@@ -2,6 +2,7 @@
 
 STORE = "store.json"  # the store's identity, made at first use
 PUBLISHED = "published/"
+PLANS = "plans/"
 DOOMED = "doomed/"
 PLANS = "plans/"
 # What may be removed once nothing refers to it, in the order in which it is: what refers before what is referred to.
@@ -39,7 +40,7 @@ def shard(space: str, shard_id: str) -> str:
 
 
 def plan(space: str, number: int | None = None) -> str:
-    return f"plans/{space}/" if number is None else f"plans/{space}/{number:08d}.json"
+    return f"{PLANS}{space}/" if number is None else f"{PLANS}{space}/{number:08d}.json"
 
 
 def claim(space: str, shard_id: str = "", attempt: int = 0) -> str:

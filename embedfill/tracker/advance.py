@@ -40,7 +40,7 @@ class Advance:
         self.note = note
         self.state = state
         self.quota = quota
-        self.collector = Collector(account, settle)
+        self.collector = Collector(account, settle, note=note)
         self.dispatch = Dispatch(account, state, quota)
         self.doubts = Doubts(account)
         self.recovery = Recovery(account)
@@ -89,10 +89,10 @@ class Advance:
             self.dispatch.close(error)
             away = True
         self._outages += 1
-        if self._outages == 1:
-            self.note(f"{error.message}; trying again")
         if not (away and wait and self.state.out()) or self._outages >= _OUTAGES:
             raise error
+        if self._outages == 1:
+            self.note(f"{error.message}; trying again")
 
     def _finished(self) -> bool:
         planned = any(shard.status is Status.PLANNED for shard in self.state.open())

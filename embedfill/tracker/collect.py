@@ -4,6 +4,7 @@ import fcntl
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from embedfill import ids
@@ -28,7 +29,9 @@ class Collector:
     account: Account
     settle: Settle
     waits: bool = True  # False: a run that looks once and leaves
+    note: Callable[[str], None] = lambda _: None
     missing_since: dict[str, float] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
 
     def poll(self, submitted: list[ShardState]) -> dict[str, Batch | None]:
         """The provider's word on each submitted batch, by batch id; None where it knows none of that id."""
@@ -77,14 +80,16 @@ class Collector:
         return True
 
     def _settle(self, state: State, shard: ShardState, batch: Batch, folder: Path) -> Outcome | None:
-        if _owes_output(batch) and not self._gone(f"output of {batch.id}", lambda: self._has_output(batch.id)):
+        if _owes_output(batch) and not self._lapsed(
+            shard, f"output of batch {batch.id}", lambda: self._has_output(batch.id)
+        ):
             return None
-        files = self._download(batch, folder)
+        files = self._download(shard, batch, folder)
         if files is None:
             return None
         return self._write(state, shard, self.settle(shard, batch, files))
 
-    def _download(self, batch: Batch, folder: Path) -> list[Path] | None:
+    def _download(self, shard: ShardState, batch: Batch, folder: Path) -> list[Path] | None:
         """Output file first, then the error file; an id may be null or empty, and a file may be gone after a month.
         None: one is not to be had, and may only be late."""
         files = []
@@ -96,26 +101,31 @@ class Collector:
                         self.account.client.download(file_id, path)
                     files.append(path)
                 except MissingError:
-                    if not self._gone(file_id, lambda: self._knows_file(file_id)):  # noqa: B023 - called at once
+                    if not self._lapsed(
+                        shard, f"file {file_id} of batch {batch.id}", partial(self._knows_file, file_id)
+                    ):
                         return None
         self.account.at("after-download")
         return files
 
     def _lost(self, state: State, shard: ShardState) -> Outcome | None:
-        """A batch that the provider no longer knows is looked for as long as a listing may be late, then given up:
-        its texts go out again."""
-        age_s, batch_id = store_time(self.account.store) - shard.claimed_at, str(shard.batch_id)
+        """A batch that the provider no longer knows is asked for until it must have ended, then given up: its texts go
+        out again. It may have been billed all the same, so it counts as spent."""
+        age_s, batch_id = self._age_s(shard), str(shard.batch_id)
         if not self.waits and age_s <= self.account.patience.claim_ttl_s:
             return None
         if not self._gone(batch_id, lambda: self.account.client.batch(batch_id) is not None):
             return None
-        if not self.account.tidy and age_s < _FILE_LIFE_S and not self._knows_file(state.claim(shard).file_id):
+        claim = state.claim(shard)
+        if not self.account.tidy and age_s < _FILE_LIFE_S and not self._knows_file(claim.file_id):
             raise ProviderError(
                 f"the provider knows neither batch {shard.batch_id} nor its input file",
                 "is this the key of another project? Run again with the one that submitted it: nothing is lost",
             )
+        if not self._lapsed(shard, f"batch {batch_id}", lambda: False):
+            return None
         outcome = Outcome(
-            shard.shard.id, shard.attempt, shard.batch_id, "lost", shard.shard.texts, 0, 0, 0, None, (),
+            shard.shard.id, shard.attempt, shard.batch_id, "lost", shard.shard.texts, 0, 0, 0, claim.price_usd, (),
             errors=("the provider knows no batch of this id",),
         )  # fmt: skip
         return self._write(state, shard, outcome)
@@ -133,6 +143,23 @@ class Collector:
     def _has_output(self, batch_id: str) -> bool:
         batch = self.account.client.batch(batch_id)
         return batch is not None and not _owes_output(batch)
+
+    def _age_s(self, shard: ShardState) -> float:
+        return store_time(self.account.store) - shard.claimed_at
+
+    def _lapsed(self, shard: ShardState, name: str, is_there: Callable[[], bool]) -> bool:
+        """Whether something that was paid for is gone for good: missing, and so long after its claim that it cannot
+        just be late. Until then nothing is paid again for it, and the user is told once."""
+        if self._age_s(shard) > self.account.patience.lost_s:
+            return self._gone(name, is_there)
+        missing_s = self.account.clock.now() - self.missing_since.setdefault(name, self.account.clock.now())
+        if missing_s >= self.account.patience.listing_delay_s and name not in self.told:
+            self.told.add(name)
+            self.note(
+                f"the provider does not give {name}; it is asked for until {self.account.patience.lost_s / 3600:.0f} "
+                "hours after its submission before anything is paid again"
+            )
+        return False
 
     def _gone(self, name: str, is_there: Callable[[], bool]) -> bool:
         """Whether something was missing for as long as a listing may be late. A run that does not wait looks again

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from embedfill.errors import BillingError, RefusedError
 from embedfill.tracker.budget import affords
+from embedfill.tracker.elsewhere import Elsewhere
 from embedfill.tracker.quota import TOKEN_LIMIT, Quota
 from embedfill.tracker.retire import retire
 from embedfill.tracker.state import ShardState, State, Status
@@ -32,9 +33,13 @@ class Dispatch:
     returned: int = 0
     parked: BillingError | None = None
     _closed: bool = field(init=False, default=False)
+    _elsewhere: Elsewhere = field(init=False)
     _refusals: int = field(init=False, default=0)
     _first: str = field(init=False, default="")  # the oldest shard that does not fit
     _passed: int = field(init=False, default=0)  # tokens that went before it
+
+    def __post_init__(self) -> None:
+        self._elsewhere = Elsewhere(self.account.store, self.account.cache, self.account.space)
 
     def close(self, error: BillingError) -> None:
         """Nothing more goes out in this run."""
@@ -48,7 +53,7 @@ class Dispatch:
         planned = self._retire([shard for shard in self.state.open() if shard.status is Status.PLANNED])
         if not planned or self.quota.waiting():
             return
-        sums = sums_of(self.state, self.account.price_of)
+        sums = self._sums()
         waits = False
         for shard in planned:
             if shard.status is not Status.PLANNED:
@@ -62,6 +67,15 @@ class Dispatch:
                 self._passed += shard.shard.tokens if waits else 0
             if self.parked or self.quota.waiting():
                 return
+
+    def _sums(self, besides: str = "") -> Sums:
+        """Of the budget's part, also what other spaces of the store have spent and have out."""
+        sums = sums_of(self.state, self.account.price_of, besides)
+        if self.quota.budget_usd is not None:
+            elsewhere = self._elsewhere.refresh()
+            sums.spent_usd += elsewhere.spent_usd()
+            sums.posted.usd += elsewhere.out_usd()
+        return sums
 
     def _retire(self, planned: list[ShardState]) -> list[ShardState]:
         too_large = [shard for shard in planned if self.quota.too_large(shard.shard)]
@@ -109,7 +123,7 @@ class Dispatch:
             return "another run has retired the shard"
         if not self.quota.limited:
             return ""
-        sums = sums_of(self.state, self.account.price_of, besides=shard.shard.id)
+        sums = self._sums(besides=shard.shard.id)
         if not self.quota.fits(sums, shard.shard):
             self._later()
             return "other claims leave too little of the enqueued limit"

@@ -22,7 +22,7 @@ from embedfill.tracker.maker import in_hand, is_dead
 from embedfill.tracker.state import ShardState, State, reference
 from embedfill.tracker.submit import Account, adopt
 
-_CLOCK_MARGIN_S = 60  # the provider stamps files and batches by clocks of its own
+_CLOCK_MARGIN_S = 3600  # the provider stamps files and batches by clocks of its own
 
 
 @dataclass(slots=True)

@@ -9,14 +9,12 @@ _OLDER_IN_A_ROW = 20  # listings are newest first, but not to the second
 
 
 def back_to(batches: Iterable[Batch], oldest: float) -> Iterator[Batch]:
-    """The batches of a listing that were made at `oldest` or later, by the provider's clock."""
+    """The batches of a listing until a row of them was made before `oldest`, by the provider's clock. Some that are
+    older are among them: a clock may have been set back."""
     older = 0
     for batch in batches:
-        if batch.created_at >= oldest:
-            older = 0
-            yield batch
-            continue
-        older += 1
+        yield batch
+        older = 0 if batch.created_at >= oldest else older + 1
         if older >= _OLDER_IN_A_ROW:
             return
 

@@ -105,8 +105,9 @@ def _post(account: Account, state: ShardState, claim: Claim) -> bool:
 
 
 def _unclear(error: RefusedError) -> bool:
-    """Whether the batch may have been made all the same: gateways answer 408 too where the server behind was slow."""
-    return error.status == 408 or error.status >= 500
+    """Whether the batch may have been made all the same: gateways answer 408 too where the server behind was slow, and
+    what does not speak the API's form knows nothing of it."""
+    return error.plain or error.status == 408 or error.status >= 500
 
 
 def adopt(account: Account, state: ShardState, batch: Batch) -> bool:

@@ -24,6 +24,7 @@ from embedfill.providers.retry import ATTEMPTS, backoff_s
 from embedfill.records import Claim, Outcome, Shard
 from embedfill.store import layout
 from embedfill.tracker.budget import affords
+from embedfill.tracker.elsewhere import Elsewhere
 from embedfill.tracker.maker import in_hand
 from embedfill.tracker.shards import write_batch_file
 from embedfill.tracker.state import ShardState, State, Status, read_reference, reference
@@ -90,6 +91,9 @@ class SyncTail:
         """Whether the budget allows it, counting all that is out at what its claims say; if not, the claim is void."""
         state.refresh()
         sums = sums_of(state, lambda one: state.claim(state.shards[one.id]).price_usd, besides=shard.shard.id)
+        elsewhere = Elsewhere(self.account.store, self.account.cache, self.account.space).refresh()
+        sums.spent_usd += elsewhere.spent_usd()
+        sums.posted.usd += elsewhere.out_usd()
         try:
             allowed = affords(self.budget_usd, sums, self._price_of(shard.shard))
         except BillingError:
