@@ -71,7 +71,7 @@ def probe(config: Config, options: Options | None = None) -> Probe:
     request = request_of(config, info)
     asks = asks_of(config, info, request)
     cost = _cost(config, asks)
-    if is_paid(embedding, profile_of(embedding)) and not options.confirm(cost):
+    if is_paid(embedding, profile_of(embedding), embedding.price_per_million) and not options.confirm(cost):
         raise UsageError("nothing was sent", "a probe is paid for like any batch")
     with tempfile.TemporaryDirectory(prefix="embedfill-probe-") as folder:
         work = Path(folder)

@@ -118,6 +118,11 @@ def open_project(config: Config, read_only: bool = False) -> Project:
         raise ConfigError(
             "embedding.price_per_million", None, f"is required with a budget: no price of {model.name} is known"
         )
+    paid = is_paid(config.embedding, profile, config.embedding.price_per_million)
+    if paid and config.store.startswith("memory:"):
+        raise ConfigError(
+            "store", config.store, "is gone with this process, and what was paid for with it: name another"
+        )
     store, store_id = _open_store(config, read_only)
     cache_root = config.path(config.cache.dir) if config.cache.dir else default_root()
     return Project(
@@ -131,7 +136,7 @@ def open_project(config: Config, read_only: bool = False) -> Project:
         corpus=corpus,
         chunking=chunking,
         price=price,
-        paid=is_paid(config.embedding, profile, config.embedding.price_per_million),
+        paid=paid,
     )
 
 

@@ -23,7 +23,6 @@ model = "tiny"                  # ours
 base_url = "URL"
 api_key_env = "DIALECT_KEY"
 encoding_format = "float"       # to be seen
-price_per_million = 1.0
 
 [batch]
 poll_s = 0.005
@@ -44,6 +43,10 @@ def path(endpoint: Speaking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     return file
 
 
+def priced(path: Path) -> str:
+    return path.read_text().replace("[embedding]", "[embedding]\nprice_per_million = 1.0")
+
+
 def test_stdout_is_toml_that_says_what_was_seen(cli: Cli, path: Path) -> None:
     ran = cli("probe", path)
     assert ran.code == 0, ran.err
@@ -61,7 +64,8 @@ def test_stdout_is_toml_that_says_what_was_seen(cli: Cli, path: Path) -> None:
 
 
 def test_json_is_one_object(cli: Cli, path: Path) -> None:
-    found = cli("probe", path, "--json").json
+    path.write_text(priced(path))
+    found = cli("probe", path, "--json", "--yes").json
     assert found["features"]["range"] is True and found["settings"]["batch"]["inputs_per_request"] == 100
     assert found["cost_usd"] > 0 and found["prompt_tokens"] > 100
 
@@ -112,9 +116,10 @@ def test_what_was_found_is_shown_though_it_cannot_be_written_any_more(
         assert tomllib.loads(ran.out)["batch"]["inputs_per_request"] == 100
 
 
-def test_nothing_paid_is_sent_without_a_yes(cli: Cli, path: Path) -> None:
-    """There is no terminal here, and nobody answers at that address."""
-    path.write_text(path.read_text().replace("http://127.0.0.1", "http://192.0.2.1"))
+@pytest.mark.parametrize("host", ["192.0.2.1", "127.0.0.1"])
+def test_nothing_paid_is_sent_without_a_yes(cli: Cli, path: Path, host: str) -> None:
+    """There is no terminal here. A price that is named is paid on this machine, too."""
+    path.write_text(priced(path).replace("127.0.0.1", host))
     ran = cli("probe", path, "--json")
     assert ran.code == 2 and "--yes" in ran.error["hint"]
     assert "at most" in ran.err and "$0.00" in ran.err

@@ -323,3 +323,31 @@ def test_wrong_dimensions_stop_the_run_and_reject_nothing(cli: Cli, chain: Chain
     ran = run(cli, chain, "--json", embedding=server, batch={"poll_s": 0.002})
     assert ran.code == 1 and "wrong_dimensions" in ran.error["message"]
     assert cli("status", chain.config_path, "--json").json["texts_refused"] == 0
+
+
+@pytest.mark.usefixtures("key")
+def test_what_trying_again_cannot_help_is_not_said_to_be_tried(cli: Cli, chain: Chain, provider: Provider) -> None:
+    chain.write(documents(range(5)))
+    provider.script("POST", "/files", provider_fixtures.refuse(401, "invalid_api_key", "no such key"))
+    server = {"provider": "generic", "base_url": provider.url, "model": "tiny", "dimensions": 3}
+    ran = run(cli, chain, embedding=server, batch={"poll_s": 0.002})
+    assert ran.code == 1 and "no such key" in ran.err and "trying again" not in ran.err
+
+
+def test_hints_name_the_configuration(cli: Cli, chain: Chain) -> None:
+    chain.config()
+    assert (
+        cli("status", chain.config_path, "--json").error["hint"] == f"make it with: embedfill run {chain.config_path}"
+    )
+
+
+@pytest.mark.usefixtures("nobody_to_ask")
+def test_prune_without_a_key_can_leave_the_provider_alone(
+    cli: Cli, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain.write(documents(range(3))).run()
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    chain.config(embedding={"provider": "openai", "model": "text-embedding-3-small"})
+    ran = cli("prune", chain.config_path, "--json")
+    assert ran.code == 2 and "OPENAI_API_KEY" in ran.error["message"] and "--no-uploads" in ran.error["hint"]
+    assert cli("prune", chain.config_path, "--no-uploads").code == 0

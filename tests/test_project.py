@@ -182,3 +182,10 @@ def test_a_tokenizer_lies_where_the_configuration_says(chain: Chain, monkeypatch
     missing = project(chain, embedding={"tokenizer": "none.json"}).chunking
     with pytest.raises(ConfigError, match=rf"{chain.folder}/none\.json"):
         Splitter(missing)
+
+
+def test_nothing_is_paid_for_into_a_store_that_is_forgotten(chain: Chain) -> None:
+    chain.store = "memory://x"
+    with pytest.raises(ConfigError, match=r"store = 'memory://x'.* gone with this process"):
+        project(chain, embedding={"provider": "openai", "model": "text-embedding-3-small"})
+    assert not project(chain, embedding={"provider": "local", "model": "wordllama-256"}).paid

@@ -1,6 +1,7 @@
 """What the verbs share: the configuration argument, `--json` and `--debug`, and printing: what documents, providers or
 file names hold must not steer the reader's terminal."""
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -10,14 +11,26 @@ from typing import Any, TypeVar
 import click
 import orjson
 
+from embedfill.errors import EmbedfillError
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 PRICE_UNKNOWN = "unknown (set embedding.price_per_million)"
 SPENT_UNKNOWN = "unknown (set embedding.price_per_million; with --sync-tail also embedding.sync_price_per_million)"
 _USD_DIGITS = 10  # sums of floats are not exact
 
 
-def config_argument(function: Command) -> Command:
-    return click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG")(function)
+def config_argument(function: Callable[..., int]) -> Callable[..., int]:
+    """The argument CONFIG. Where a hint speaks of it, its value stands there instead."""
+
+    @functools.wraps(function)
+    def named(config: Path, **given: Any) -> int:  # noqa: ANN401 - click's own
+        try:
+            return function(config=config, **given)
+        except EmbedfillError as error:
+            error.hint = error.hint.replace("CONFIG", str(config))
+            raise
+
+    return click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG")(named)
 
 
 def output_options(function: Command) -> Command:

@@ -11,7 +11,7 @@ from embedfill import prune as library
 from embedfill.cli.common import config_argument, output_options, plural, say, show, size
 from embedfill.cli.progress import Console
 from embedfill.config import load
-from embedfill.errors import UsageError
+from embedfill.errors import ConfigError, UsageError
 from embedfill.prune import Amount, Pruned
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -51,7 +51,12 @@ def command(
         progress=Console(),
         confirm=lambda expected: yes or _ask(expected),
     )
-    done = library.prune(load(config), options)
+    try:
+        done = library.prune(load(config), options)
+    except ConfigError as error:
+        if error.key == "embedding.api_key_env":
+            error.hint = "or leave the provider alone: --no-uploads"
+        raise
     show(asdict(done), as_json, lambda: _lines(done))
     return 0
 
