@@ -381,6 +381,25 @@ def test_a_provider_without_an_address_is_told_by_this_files_names(tmp_path: Pat
         open_job(load_job(None, {"provider": {"provider": "generic"}}), str(tmp_path / "store"), CHAT)
 
 
+@pytest.mark.parametrize(
+    "name, batch", [("openai", {"tier": 3}), ("generic", {"tier": 1}), ("openai", {"completion_window": "7d"})]
+)
+def test_limits_that_are_not_known_are_refused_before_anything_is_read(
+    tmp_path: Path, name: str, batch: dict[str, Any]
+) -> None:
+    config = load_job(None, {"provider": {"provider": name, "base_url": "http://127.0.0.1:1/v1"}, "batch": batch})
+    with pytest.raises(ConfigError, match=rf"^batch\.{next(iter(batch))} = "):
+        open_job(config, str(tmp_path / "store"), CHAT)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_named_price_is_asked_for_also_on_this_machine(tmp_path: Path) -> None:
+    provider = {"provider": "generic", "base_url": "http://127.0.0.1:1/v1"}
+    for price, paid in ((1.0, True), (0.0, False)):
+        config = load_job(None, {"provider": provider, "prices": {"m": {"input": price}}})
+        assert open_job(config, str(tmp_path / "store"), CHAT).paid is paid
+
+
 def test_a_store_that_forgets_is_refused() -> None:
     config = load_job(None, {"provider": {"provider": "generic", "base_url": "http://127.0.0.1:1/v1"}})
     with pytest.raises(UsageError, match="forgets everything"):

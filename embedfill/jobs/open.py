@@ -101,6 +101,8 @@ def open_job(config: JobConfig, store_url: str, endpoint: str, prompt: Prompt | 
         raise ConfigError(
             "provider", profile.name, "takes no prepared requests: its batches name the model, not its lines"
         )
+    quota_of(profile, config.batch, endpoint)  # also a dry run tells of a limit or a window that cannot be
+    window_of(profile, config.batch)
     if store_url.startswith("memory:"):
         hint = "give a directory or s3://…: a killed run could not be gone on with, and all would be paid again"
         raise UsageError(f"{store_url} forgets everything when this run ends", hint)
