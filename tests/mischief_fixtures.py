@@ -365,6 +365,9 @@ SLOW: dict[str, Callable[[Chance, float], Fate]] = {
 }
 
 
+AWAY = frozenset({"away", "ids_late", "files_late"})
+
+
 def _no_newline(ended: Ended) -> None:
     ended.output = ended.output and ended.output.rstrip(b"\n")
     ended.errors = ended.errors and ended.errors.rstrip(b"\n")
@@ -423,7 +426,9 @@ class Mischief:
     """Chooses by seed. `rates` gives the chance of single kinds (by name) or places ("create", "line", "batch", "file"),
     the more exact name first; `rate` is that of every other place. Within a place the kinds are equally likely.
 
-    `often` bounds how often one name meets it in a place. `late_s` bounds how long something may be hidden, by the provider's clock: less than a tracker's listing delay.
+    `often` bounds how often one name meets it in a place. `late_s` bounds how long something may be hidden, by the
+    provider's clock: less than a tracker's listing delay. A batch that is known, and its files, may be away for up to
+    `lost_s` where that is more: less than a tracker takes them for lost.
     `done` counts what was done, by kind.
     """
 
@@ -433,6 +438,7 @@ class Mischief:
     limit: int = LIMIT
     often: int = LIMIT
     late_s: float = 20.0
+    lost_s: float = 0.0
     done: Counter[str] = field(default_factory=Counter)
     _asked: Counter[tuple[str, str]] = field(default_factory=Counter)
     _met: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -469,7 +475,7 @@ class Mischief:
         kind = self._kind("batch", {**FATES, **SLOW}, chance)
         if kind in SLOW:
             self.done[f"batch.{kind}"] += 1
-            return SLOW[kind](chance, self.late_s)
+            return SLOW[kind](chance, max(self.late_s, self.lost_s if kind in AWAY else 0.0))
         if kind is None or not self._may([text for line in lines for text in texts_of_line(line)]):
             return Fate(takes_s=60.0)
         self.done[f"batch.{kind}"] += 1

@@ -53,8 +53,9 @@ from tests.virtual_fixtures import VirtualClock
 
 SEEDS = int(os.environ.get("MISCHIEF_SEEDS", "200"))
 CHUNK = 10  # seeds in one test
-PATIENCE = Patience(poll_s=30.0, poll_max_s=3600.0, listing_delay_s=300.0, claim_ttl_s=900.0)
+PATIENCE = Patience(poll_s=30.0, poll_max_s=3600.0, listing_delay_s=300.0, claim_ttl_s=900.0, lost_s=2 * 86_400.0)
 LATE_S = 200.0  # how long the provider may hide something, at most
+LOST_S = 20 * 3600.0  # and a batch or a file that it gave before
 TEXTS = [f"text number {number}" + "." * (number % 4) for number in range(24)]
 MAX_ATTEMPTS = 5
 RUNS = 60  # that may end with an error of the provider's, before a test gives up
@@ -140,13 +141,15 @@ def world(
 ) -> Iterator[World]:
     """Without a URL of its own the provider is asked without a socket: that is ten times as fast."""
     provider.tokens_of, provider.time = tokens_of, clock.time
+    # A directory keeps the real time, by which nothing gets old here.
+    patience = replace(PATIENCE, lost_s=0.0) if store else PATIENCE
     store = store or MemoryStore(clock.time)
     cache = Cache(folder / "cache", store)
     transport = None if provider.url else InProcess(provider)
     with BatchClient(provider.url or "http://127.0.0.1:9/v1", transport=transport, clock=clock.clock) as client:
         account = Account(
             store=store, cache=cache, client=client, space=SPACE, store_id="store-1", line=REQUEST.line,
-            price_of=price_of, patience=PATIENCE, maker=this_maker(), clock=clock.clock, tidy=tidy,
+            price_of=price_of, patience=patience, maker=this_maker(), clock=clock.clock, tidy=tidy,
         )  # fmt: skip
         packing = Packing(OPENAI, DIMENSIONS, "base64", inputs_per_request=3, max_inputs=9, shard_tokens=None)
         tracker = Tracker(account, State(store, cache, SPACE), packing, Quota(None, None, clock=clock.clock), provider)
@@ -162,7 +165,7 @@ MET = [kind for kind in EVERYTHING if not kind.startswith(("cancel.", "files.", 
 @pytest.mark.parametrize("kind", MET)
 def test_each_kind_of_mischief(tmp_path: Path, virtual: VirtualClock, kind: str) -> None:
     texts = TEXTS[:9] if kind.startswith("poll.") else TEXTS  # few batches are asked for one by one, many by pages
-    mischief = only(kind, late_s=LATE_S)
+    mischief = only(kind, late_s=LATE_S, lost_s=LOST_S)
     with world(tmp_path, virtual, mischief.attach(Provider()), tidy=kind.startswith("delete.")) as made:
         made.drain(texts)
         made.check(texts)
@@ -242,7 +245,7 @@ def test_seeds_over_http_and_a_directory(tmp_path: Path, virtual: VirtualClock, 
 def run_seed(folder: Path, seed: int, clock: VirtualClock, provider: Provider, store: Store | None = None) -> None:
     chance = random.Random(seed)
     provider.refuses = set(chance.sample(TEXTS, chance.choice([0, 0, 1, 2])))
-    mischief = Mischief(seed, rate=chance.choice([0.05, 0.15, 0.4]), late_s=LATE_S)
+    mischief = Mischief(seed, rate=chance.choice([0.05, 0.15, 0.4]), late_s=LATE_S, lost_s=0.0 if store else LOST_S)
     with world(folder, clock, mischief.attach(provider), store, tidy=seed % 4 == 0) as made:
         made.drain(TEXTS)
         made.check(TEXTS, provider.refuses)
