@@ -15,6 +15,7 @@ from embedfill.project import Project
 from embedfill.providers.profiles import window_of
 from embedfill.records import Catalog
 from embedfill.room import Room, Work, rooms
+from embedfill.tracker.elsewhere import Elsewhere
 from embedfill.tracker.plan import Refused, blocked_ids, missing, pack, refused_in
 from embedfill.tracker.state import State, Status
 from embedfill.tracker.sums import sums_of
@@ -125,7 +126,8 @@ def _left_usd(project: Project, state: State) -> float | None:
     budget = project.config.batch.budget_usd
     if budget is None or state.unpriced:
         return None
-    return max(0.0, budget - sums_of(state, project.price_of).usd)
+    elsewhere = Elsewhere(project.store, project.cache, project.space.id).refresh()
+    return max(0.0, budget - sums_of(state, project.price_of).usd - elsewhere.spent_usd() - elsewhere.out_usd())
 
 
 def _duration(project: Project, tokens: int, requests: int, batches: int, state: State) -> Duration:

@@ -8,6 +8,7 @@ from typing import Any
 from embedfill.duration import window_s
 from embedfill.errors import StoreError
 from embedfill.store.base import Store
+from embedfill.tracker.elsewhere import Elsewhere
 from embedfill.tracker.quota import Quota
 from embedfill.tracker.state import ShardState, State, store_time
 
@@ -32,8 +33,9 @@ class BatchOut:
 @dataclass(frozen=True, slots=True)
 class Flight:
     """Tokens are those that the provider has billed. What was billed at a price not known then counts at the one known
-    now; `cost_usd` is None where there is none, `in_flight_usd` where there is no price; `left_usd` without a budget. What is enqueued is what
-    `batches_out` come to."""
+    now; `cost_usd` is None where there is none, `in_flight_usd` where there is no price; `left_usd`
+    without a budget. What is enqueued is what `batches_out` come to. `elsewhere` is of the store's other spaces: what
+    they spent or have out counts against the budget, and their batches come back when their own configuration runs."""
 
     batches: int
     prompt_tokens: int
@@ -48,6 +50,8 @@ class Flight:
     max_enqueued_requests: int | None
     window: str
     batches_out: list[BatchOut]
+    elsewhere_usd: float
+    elsewhere_batches_out: int
 
     def values(self) -> dict[str, Any]:
         """The fields by name, for who extends it."""
@@ -59,6 +63,8 @@ def flight_of(state: State, quota: Quota, window: str, price_of: Callable[[Shard
     outcomes, out = state.outcomes.values(), state.out()
     spent_usd = None if state.unpriced else state.spent_usd()
     in_flight_usd = _sum(price_of(shard) for shard in out)
+    elsewhere = Elsewhere(state.store, state.cache, state.space).refresh()
+    elsewhere_usd = elsewhere.spent_usd() + elsewhere.out_usd()
     return Flight(
         batches=len(outcomes),
         prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
@@ -66,13 +72,15 @@ def flight_of(state: State, quota: Quota, window: str, price_of: Callable[[Shard
         cost_usd=spent_usd,
         in_flight_usd=in_flight_usd,
         budget_usd=quota.budget_usd,
-        left_usd=_left(quota.budget_usd, spent_usd, in_flight_usd),
+        left_usd=_left(quota.budget_usd, spent_usd, in_flight_usd, elsewhere_usd),
         enqueued_tokens=sum(shard.shard.tokens for shard in out),
         enqueued_requests=sum(shard.shard.requests for shard in out),
         max_enqueued_tokens=quota.max_enqueued_tokens,
         max_enqueued_requests=quota.max_enqueued_requests,
         window=window,
         batches_out=_batches_out(state.store, window, out),
+        elsewhere_usd=elsewhere_usd,
+        elsewhere_batches_out=len(elsewhere.out()),
     )
 
 
@@ -81,10 +89,12 @@ def _sum(prices: Iterable[float | None]) -> float | None:
     return None if None in known else sum((price for price in known if price is not None), 0.0)
 
 
-def _left(budget_usd: float | None, spent_usd: float | None, in_flight_usd: float | None) -> float | None:
+def _left(
+    budget_usd: float | None, spent_usd: float | None, in_flight_usd: float | None, elsewhere_usd: float
+) -> float | None:
     if budget_usd is None or spent_usd is None or in_flight_usd is None:
         return None
-    return max(0.0, budget_usd - spent_usd - in_flight_usd)
+    return max(0.0, budget_usd - spent_usd - in_flight_usd - elsewhere_usd)
 
 
 def _batches_out(store: Store, window: str, out: list[ShardState]) -> list[BatchOut]:

@@ -34,6 +34,7 @@ from embedfill.providers.client import BatchClient
 from embedfill.records import Catalog, Counts, Outcome, Snapshot
 from embedfill.retrieve import open_index
 from embedfill.tracker.advance import Advance
+from embedfill.tracker.elsewhere import Elsewhere
 from embedfill.tracker.forgive import forgiven_keys
 from embedfill.tracker.plan import make_plan, refused_in
 from embedfill.tracker.quota import Quota
@@ -91,6 +92,7 @@ def run(config: Config, options: Options | None = None) -> Summary:
     """
     run_ = _Run(open_project(config), options or Options())
     with run_.project.cache.in_use():
+        run_.tell_elsewhere()
         for _ in range(_PUBLISH_TRIES):
             if run_.once():
                 run_.release()
@@ -113,6 +115,15 @@ class _Run:
     def __post_init__(self) -> None:
         self.quota = self.project.quota()
         self.pins = Pins(self.project.store)
+
+    def tell_elsewhere(self) -> None:
+        """Of paid batches that this configuration does not collect: the model was another when they were sent."""
+        project = self.project
+        if out := len(Elsewhere(project.store, project.cache, project.space.id).refresh().out()):
+            said = "1 batch is" if out == 1 else f"{out:,} batches are"
+            self.options.progress.note(
+                f"{said} out of another configuration of this store: run with it to collect that"
+            )
 
     def once(self) -> bool:
         """One pass. False where another run published meanwhile: everything is to be computed anew."""

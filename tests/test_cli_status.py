@@ -9,7 +9,8 @@ NAMES = {
     "store", "snapshot", "published", "documents", "chunks", "texts", "rejected", "index", "model", "shards",
     "planned", "in_flight", "with_vectors", "texts_refused", "batches", "prompt_tokens", "completion_tokens", "cost_usd",
     "in_flight_usd", "budget_usd", "left_usd", "enqueued_tokens", "enqueued_requests", "max_enqueued_tokens",
-    "max_enqueued_requests", "window", "batches_out",
+    "max_enqueued_requests", "window", "batches_out", "elsewhere_usd",
+    "elsewhere_batches_out",
 }  # fmt: skip
 HOSTILE = "\x1b]0;owned\x07\x9b2J"
 

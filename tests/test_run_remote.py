@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from embedfill.config import load
 from embedfill.errors import ConfigError, ProviderError
+from embedfill.progress import Quiet
 from embedfill.run import Options, Summary
+from embedfill.status import standing
 from tests.chain_fixtures import Chain, documents
 from tests.provider_fixtures import DIMENSIONS, Provider, refuse
 
@@ -131,3 +134,27 @@ def test_a_batch_without_a_price_counts_against_a_later_budget(chain: Chain, pro
     assert parked.parked is not None and "$0.01 spent" in parked.parked.message
     assert (parked.finished, parked.planned, parked.in_flight) == (False, 10, 0)
     assert run(budget_usd=0.115).texts == 20
+
+
+class Notes(Quiet):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_what_another_model_has_out_is_told_and_counts_against_the_budget(
+    chain: Chain, provider: Provider, run: Any
+) -> None:
+    chain.write(documents(range(30)))
+    provider.hold = True
+    run(Options(wait=False), budget_usd=100.0)
+    spent = standing(load(chain.config_path)).in_flight_usd
+    assert spent and len(provider.batches) == 3
+    notes = Notes()
+    parked = run(Options(wait=False, progress=notes), {"model": "other"}, budget_usd=1.5 * spent).parked
+    assert parked is not None and "3 batches are out of another configuration" in notes.said[0]
+    found = standing(load(chain.config_path))
+    assert (found.elsewhere_batches_out, found.elsewhere_usd) == (3, pytest.approx(spent))
+    assert found.left_usd == pytest.approx(0.5 * spent - (found.in_flight_usd or 0.0))

@@ -10,12 +10,18 @@ import pytest
 from embedfill import ids
 from embedfill.errors import StoreError, UsageError
 from embedfill.project import open_project
-from embedfill.records import Outcome, Shard
+from embedfill.records import Claim, Outcome, Shard
 from embedfill.status import standing
 from embedfill.store import layout
 from embedfill.store.local import LocalStore
+from embedfill.tracker.maker import this_maker
 from embedfill.tracker.state import reference
 from tests.chain_fixtures import Chain, documents, settle
+
+
+def claim_bytes(shard: Shard) -> bytes:
+    """A claim of this process, without a price."""
+    return ids.canonical(asdict(Claim(shard.id, 1, "file-1", 0, shard.tokens, None, this_maker(), "nonce")))
 
 
 def test_a_store_without_anything_published(chain: Chain) -> None:
@@ -82,7 +88,7 @@ def submit_one(chain: Chain, number: int, age_s: float, batch: bool = True) -> S
     plan = {"number": number, "space": project.space.id, "shards": [asdict(shard)], "retired": []}
     project.store.create(layout.plan(project.space.id, number), ids.canonical(plan))
     claim = layout.claim(project.space.id, shard.id, 1)
-    project.store.create(claim, b"{}")
+    project.store.create(claim, claim_bytes(shard))
     path = project.store.local_path(claim)
     assert path is not None
     os.utime(path, (time.time() - age_s,) * 2)
@@ -134,7 +140,7 @@ def test_without_a_budget_nothing_is_left_and_without_a_price_nothing_is_known(c
     shard = Shard("f" * 32, "shards/f", 2, 10, 1000, 5000)
     plan = {"number": 1, "space": project.space.id, "shards": [asdict(shard)], "retired": []}
     project.store.create(layout.plan(project.space.id, 1), ids.canonical(plan))
-    project.store.create(layout.claim(project.space.id, shard.id, 1), b"{}")
+    project.store.create(layout.claim(project.space.id, shard.id, 1), claim_bytes(shard))
     assert standing(chain.config(embedding=unpriced)).in_flight_usd is None
 
 

@@ -13,7 +13,7 @@ def flight_lines(flight: Flight, noun: str, unknown: str = SPENT_UNKNOWN) -> lis
     generated = f" and {flight.completion_tokens:,} generated" if flight.completion_tokens else ""
     batches = plural(flight.batches, "batch", "es")
     spent = f"{flight.prompt_tokens:,}{generated} tokens in {batches}, {money(flight.cost_usd, unknown)}"
-    return [f"spent     {spent}", *_money_left(flight, unknown), *_out(flight, noun)]
+    return [f"spent     {spent}", *_money_left(flight, unknown), *_out(flight, noun), *_elsewhere(flight)]
 
 
 def _money_left(flight: Flight, unknown: str) -> list[str]:
@@ -29,6 +29,14 @@ def _money_left(flight: Flight, unknown: str) -> list[str]:
     return [
         f"in flight {batches}, {flight.enqueued_tokens:,}{limit} tokens, {money(flight.in_flight_usd, unknown)}{left}"
     ]
+
+
+def _elsewhere(flight: Flight) -> Iterator[str]:
+    if flight.elsewhere_usd:
+        yield f"elsewhere {money(flight.elsewhere_usd)} spent or in flight by other configurations of this store"
+    if flight.elsewhere_batches_out:
+        batches = plural(flight.elsewhere_batches_out, "batch", "es")
+        yield f"elsewhere {batches} out of other configurations of this store: run with theirs to collect them"
 
 
 def _out(flight: Flight, noun: str) -> Iterator[str]:
