@@ -9,7 +9,6 @@ from embedfill.account import account_of, settler_of
 from embedfill.config import Config
 from embedfill.project import open_project
 from embedfill.tracker.cancellation import Cancellation, Cancelled, Options
-from embedfill.tracker.state import State
 
 __all__ = ["Cancelled", "Options", "cancel"]
 
@@ -18,7 +17,7 @@ def cancel(config: Config, options: Options | None = None) -> Cancelled:
     """Ends what is in flight in the configuration's space. A run that is at work meanwhile would go on submitting: stop
     it first. Raises UsageError where there is no store, or the answer is no."""
     project, options = open_project(config, read_only=True), options or Options()
-    state = State(project.store, project.cache, project.space.id).refresh()
+    state = project.state().refresh()
     if not state.open():
         return Cancelled()
     with project.cache.in_use(), project.client() as client:

@@ -17,6 +17,7 @@ from embedfill.records import Catalog
 from embedfill.room import Room, Work, rooms
 from embedfill.tracker.elsewhere import Elsewhere
 from embedfill.tracker.plan import Refused, blocked_ids, missing, pack, refused_in
+from embedfill.tracker.shards import Packing
 from embedfill.tracker.state import State, Status
 from embedfill.tracker.sums import sums_of
 
@@ -76,7 +77,7 @@ def estimate(project: Project, catalog: Catalog, state: State) -> Estimate:
     whole = totals(project, catalog)
     packing, out = project.packing(project.quota()), [one.shard for one in state.out()]
     work, tokens, requests, batches = Work(), 0, 0, 0
-    for shard in _unpaid(project, catalog, state, refusals):
+    for shard in _unpaid(project, catalog, state, refusals, packing):
         work = work.add(shard.texts, shard.bytes, packing.output_bytes(shard.texts, shard.requests))
         tokens, requests, batches = tokens + shard.tokens, requests + shard.requests, batches + 1
     return Estimate(
@@ -111,14 +112,14 @@ class _Batch:
     bytes: int
 
 
-def _unpaid(project: Project, catalog: Catalog, state: State, refusals: Refused) -> Iterator[_Batch]:
+def _unpaid(project: Project, catalog: Catalog, state: State, refusals: Refused, packing: Packing) -> Iterator[_Batch]:
     """What an earlier run planned and did not submit, then what the next plan would hold."""
     for one in state.open():
         if one.status is Status.PLANNED:
             yield _Batch(one.shard.texts, one.shard.requests, one.shard.tokens, one.shard.file_bytes)
     versions = np.unique(load_live(project.cache, catalog.documents).versions)
     rows = missing(wanted_texts(project.cache, catalog, versions), blocked_ids(state, refusals))
-    for packed in pack(rows, project.packing(project.quota()), refusals):
+    for packed in pack(rows, packing, refusals):
         yield _Batch(len(packed.rows), packed.requests, packed.tokens, packed.file_bytes)
 
 
@@ -127,7 +128,7 @@ def _left_usd(project: Project, state: State) -> float | None:
     if budget is None or state.unpriced:
         return None
     elsewhere = Elsewhere(project.store, project.cache, project.space.id).refresh()
-    return max(0.0, budget - sums_of(state, project.price_of).usd - elsewhere.spent_usd() - elsewhere.out_usd())
+    return max(0.0, budget - elsewhere.count(sums_of(state, project.price_of)).usd)
 
 
 def _duration(project: Project, tokens: int, requests: int, batches: int, state: State) -> Duration:

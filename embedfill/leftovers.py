@@ -19,7 +19,7 @@ from embedfill.records import Catalog, Snapshot
 from embedfill.store import layout
 from embedfill.store.base import Entry, Store
 from embedfill.store.cache import Cache, parse_json
-from embedfill.tracker.state import State, store_time
+from embedfill.tracker.state import State, spaces, store_time
 
 _PIN_S = 2 * 86_400.0  # a run renews its pins each day
 _TRANSIENT_S = 3_600.0  # of objects that are made to be removed at once
@@ -47,8 +47,7 @@ class Leftovers:
 
     def states(self) -> list[State]:
         """The state of every space that has plans."""
-        spaces = {layout.space_of(entry.key): None for entry in self.store.list(layout.PLANS)}
-        return [State(self.store, self.cache, space).refresh() for space in spaces]
+        return [State(self.store, self.cache, space).refresh() for space in spaces(self.store)]
 
     def _is_old(self, entry: Entry) -> bool:
         kind = layout.kind_of(entry.key)

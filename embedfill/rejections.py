@@ -28,7 +28,6 @@ from embedfill.project import open_project
 from embedfill.records import Catalog
 from embedfill.tracker.forgive import forgive
 from embedfill.tracker.plan import refused_in
-from embedfill.tracker.state import State
 
 ALL = "all"
 _SCHEMA = pa.schema(
@@ -59,7 +58,7 @@ class Rejections:
     def __init__(self, config: Config) -> None:
         project = open_project(config, read_only=True)
         self._cache = project.cache
-        self._state = State(project.store, project.cache, project.space.id).refresh()
+        self._state = project.state().refresh()
         self._refused = refused_in(self._state, config.batch.max_attempts)
         snapshot = current(project.store, project.cache).snapshot
         self._catalog: Catalog | None = load_catalog(project.cache, snapshot.catalog) if snapshot else None

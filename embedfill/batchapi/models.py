@@ -142,6 +142,13 @@ class Batch(_Wire):
         return value if isinstance(value, dict) else None
 
     @property
+    def seconds(self) -> float | None:
+        """How long it took by the provider's stamps; None where one is missing, or they make no sense."""
+        ends = (self.completed_at, self.expired_at, self.cancelled_at, self.failed_at)
+        end = next((stamp for stamp in ends if stamp), None)
+        return float(end - self.created_at) if end is not None and end >= self.created_at > 0 else None
+
+    @property
     def ended(self) -> bool:
         return self.status in ENDED
 

@@ -7,7 +7,7 @@ does not say what it cost is taken to have had as many prompt tokens as we count
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -21,14 +21,13 @@ from embedfill.jobs.endpoints import ENDPOINTS, usage_of
 from embedfill.jobs.lines import Line, Lines, words
 from embedfill.jobs.pricing import Pricing, cost
 from embedfill.loader.packs import put_pack
+from embedfill.loader.settle import errors_of, put_refusals
 from embedfill.records import Outcome, Refusal
-from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
 from embedfill.tracker.shards import request_tokens, shard_ids
 from embedfill.tracker.state import ShardState
 
-_KEEP_ERRORS = 20
 # Validation errors that are about the file or the account, though they name a line.
 _NOT_THE_LINE = {
     "model_not_found", "mismatched_model", "model_mismatch", "duplicate_custom_id", "token_limit_exceeded",
@@ -110,21 +109,12 @@ class JobSettler:
             prompt_tokens=stated or sums.prompt,
             cost_usd=cost(self.pricing.of(self.pricing.model_of(state.shard.id)), stated or sums.prompt, completion),
             packs=packs,
-            refusals=self._put_refusals(sums, lines),
+            refusals=put_refusals(self.store, self.space, sums.refusals, lines.odd_lines),
             anomalies=dict(sorted(lines.anomalies.items())),
-            errors=tuple(_errors(batch, lines, sums)),
+            errors=errors_of(batch, lines.anomalies, len(sums.good)),
             completion_tokens=completion,
-            seconds=_seconds(batch),
+            seconds=batch.seconds,
         )
-
-    def _put_refusals(self, sums: _Sums, lines: Lines) -> str | None:
-        if not sums.refusals and not lines.odd_lines:
-            return None
-        refusals = sorted(sums.refusals, key=lambda refusal: refusal.text_id)
-        data = ids.canonical({"refusals": [asdict(one) for one in refusals], "odd_lines": sorted(lines.odd_lines)})
-        key = layout.refusals(self.space, ids.digest_hex("refusals", data))
-        self.store.create(key, data)
-        return key
 
 
 def _model_of(body: object, otherwise: str) -> str:
@@ -141,18 +131,3 @@ def _blamed(batch: Batch, requests: int) -> Iterator[tuple[int, Line]]:
         if 0 <= request < requests and error.code not in _NOT_THE_LINE and request not in seen:
             seen.add(request)
             yield request, Line(None, 0, None, *words({"code": error.code, "message": error.message}, "invalid"))
-
-
-def _errors(batch: Batch, lines: Lines, sums: _Sums) -> Iterator[str]:
-    """The provider's words on the batch; where it brought nothing at all, also what was odd about it."""
-    for error in batch.errors.data[:_KEEP_ERRORS] if batch.errors else ():
-        yield f"{error.code}: {error.message}"
-    if lines.anomalies and not sums.good:
-        yield ", ".join(f"{kind} ({count:,})" for kind, count in lines.anomalies.most_common(5))
-
-
-def _seconds(batch: Batch) -> float | None:
-    """How long the batch took by the provider's clock."""
-    ended = (batch.completed_at, batch.expired_at, batch.cancelled_at, batch.failed_at)
-    found = next((at for at in ended if at), None)
-    return float(found - batch.created_at) if found else None

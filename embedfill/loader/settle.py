@@ -4,7 +4,8 @@ What an outcome refers to is there before the outcome; the tracker writes the ou
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from embedfill.batchapi.models import Batch
 from embedfill.batchapi.prices import cost_usd
 from embedfill.loader.load import Loaded, Requests, load_batch
 from embedfill.loader.packs import put_pack
-from embedfill.records import Outcome, Shard
+from embedfill.records import Outcome, Refusal, Shard
 from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
@@ -66,11 +67,11 @@ class Settler:
             prompt_tokens=tokens,
             cost_usd=cost_usd(tokens, self.price_per_million),
             packs=packs,
-            refusals=self._put_refusals(loaded),
+            refusals=put_refusals(self.store, self.space, [*loaded.refusals, *loaded.unusable], loaded.odd_lines),
             anomalies=dict(sorted(loaded.anomalies.items())),
-            errors=tuple(_errors(batch, loaded)),
+            errors=errors_of(batch, loaded.anomalies, loaded.vectors),
             completion_tokens=0,
-            seconds=_seconds(batch),
+            seconds=batch.seconds,
         )
 
     def _billed(self, shard: Shard, batch: Batch, loaded: Loaded) -> int:
@@ -87,27 +88,21 @@ class Settler:
         counted = request_tokens(self.cache.path(shard.key), shard.requests)
         return loaded.prompt_tokens + int(counted[loaded.unmetered].sum())
 
-    def _put_refusals(self, loaded: Loaded) -> str | None:
-        """What cost texts a try and the lines that made no sense, as one small object; None without any."""
-        if not loaded.refusals and not loaded.unusable and not loaded.odd_lines:
-            return None
-        refusals = sorted([*loaded.refusals, *loaded.unusable], key=lambda refusal: (refusal.text_id, refusal.code))
-        data = ids.canonical({"refusals": [asdict(one) for one in refusals], "odd_lines": sorted(loaded.odd_lines)})
-        key = layout.refusals(self.space, ids.digest_hex("refusals", data))
-        self.store.create(key, data)
-        return key
+
+def errors_of(batch: Batch, anomalies: Counter[str], good: int) -> tuple[str, ...]:
+    """The provider's words on the batch; where it brought nothing good at all, also what was odd about it."""
+    said = [f"{error.code}: {error.message}" for error in batch.errors.data[:_KEEP_ERRORS]] if batch.errors else []
+    if anomalies and not good:
+        said.append(", ".join(f"{kind} ({count:,})" for kind, count in anomalies.most_common(5)))
+    return tuple(said)
 
 
-def _seconds(batch: Batch) -> float | None:
-    """How long the batch took by the provider's stamps; None where one is missing, or they make no sense."""
-    ends = (batch.completed_at, batch.expired_at, batch.cancelled_at, batch.failed_at)
-    end = next((stamp for stamp in ends if stamp), None)
-    return float(end - batch.created_at) if end is not None and end >= batch.created_at > 0 else None
-
-
-def _errors(batch: Batch, loaded: Loaded) -> Iterator[str]:
-    """The provider's words on the batch; where it brought nothing at all, also what was odd about it."""
-    for error in batch.errors.data[:_KEEP_ERRORS] if batch.errors else ():
-        yield f"{error.code}: {error.message}"
-    if loaded.anomalies and not loaded.vectors:
-        yield ", ".join(f"{kind} ({count:,})" for kind, count in loaded.anomalies.most_common(5))
+def put_refusals(store: Store, space: str, refusals: Iterable[Refusal], odd_lines: Sequence[str]) -> str | None:
+    """What cost texts a try and the lines that made no sense, as one small object; None without any."""
+    found = sorted(refusals, key=lambda refusal: (refusal.text_id, refusal.code))
+    if not found and not odd_lines:
+        return None
+    data = ids.canonical({"refusals": [asdict(one) for one in found], "odd_lines": sorted(odd_lines)})
+    key = layout.refusals(space, ids.digest_hex("refusals", data))
+    store.create(key, data)
+    return key

@@ -54,7 +54,7 @@ class Cancellation:
 
     def run(self) -> Cancelled:
         Recovery(self.account).adopt_lost(self.state)
-        names = [shard.shard.id for shard in self._out()]
+        names = [shard.shard.id for shard in self.state.out()]
         self.done.batches = len(names)
         self.done.texts = sum(self.state.shards[name].shard.texts for name in names)
         if not names:
@@ -70,7 +70,7 @@ class Cancellation:
         """Only what was out when it was asked for: another run may submit more all the while."""
         pause_s = self.account.patience.poll_s
         while True:
-            out = [shard for shard in self._out() if shard.shard.id in names]
+            out = [shard for shard in self.state.out() if shard.shard.id in names]
             self._round(out, collector, doubts)
             left = [shard for shard in out if shard.status in (Status.CLAIMED, Status.SUBMITTED)]
             stage.advance(len(out) - len(left))
@@ -99,9 +99,6 @@ class Cancellation:
             self.account.client.cancel(batch_id)
             self.asked.add(batch_id)
             self.options.at("after-cancel")
-
-    def _out(self) -> list[ShardState]:
-        return [shard for shard in self.state.open() if shard.status in (Status.CLAIMED, Status.SUBMITTED)]
 
     def _add(self, outcome: Outcome) -> None:
         done = self.done

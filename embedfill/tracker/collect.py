@@ -122,7 +122,8 @@ class Collector:
                 f"the provider knows neither batch {shard.batch_id} nor its input file",
                 "is this the key of another project? Run again with the one that submitted it: nothing is lost",
             )
-        if not self._lapsed(shard, f"batch {batch_id}", lambda: False):
+        if age_s <= self.account.patience.lost_s:
+            self._tell(f"batch {batch_id}")
             return None
         outcome = Outcome(
             shard.shard.id, shard.attempt, shard.batch_id, "lost", shard.shard.texts, 0, 0, 0, claim.price_usd, (),
@@ -152,14 +153,18 @@ class Collector:
         just be late. Until then nothing is paid again for it, and the user is told once."""
         if self._age_s(shard) > self.account.patience.lost_s:
             return self._gone(name, is_there)
-        missing_s = self.account.clock.now() - self.missing_since.setdefault(name, self.account.clock.now())
-        if missing_s >= self.account.patience.listing_delay_s and name not in self.told:
+        now = self.account.clock.now()
+        if now - self.missing_since.setdefault(name, now) >= self.account.patience.listing_delay_s:
+            self._tell(name)
+        return False
+
+    def _tell(self, name: str) -> None:
+        if name not in self.told:
             self.told.add(name)
             self.note(
                 f"the provider does not give {name}; it is asked for until {self.account.patience.lost_s / 3600:.0f} "
                 "hours after its submission before anything is paid again"
             )
-        return False
 
     def _gone(self, name: str, is_there: Callable[[], bool]) -> bool:
         """Whether something was missing for as long as a listing may be late. A run that does not wait looks again

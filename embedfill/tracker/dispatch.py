@@ -71,11 +71,7 @@ class Dispatch:
     def _sums(self, besides: str = "") -> Sums:
         """Of the budget's part, also what other spaces of the store have spent and have out."""
         sums = sums_of(self.state, self.account.price_of, besides)
-        if self.quota.budget_usd is not None:
-            elsewhere = self._elsewhere.refresh()
-            sums.spent_usd += elsewhere.spent_usd()
-            sums.posted.usd += elsewhere.out_usd()
-        return sums
+        return sums if self.quota.budget_usd is None else self._elsewhere.refresh().count(sums)
 
     def _retire(self, planned: list[ShardState]) -> list[ShardState]:
         too_large = [shard for shard in planned if self.quota.too_large(shard.shard)]

@@ -3,10 +3,10 @@ its model is called today. Submits nothing."""
 
 from dataclasses import dataclass, field
 
-from embedfill.store import layout
 from embedfill.store.base import Store
 from embedfill.store.cache import Cache
-from embedfill.tracker.state import ShardState, State
+from embedfill.tracker.state import ShardState, State, spaces
+from embedfill.tracker.sums import Sums
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class Elsewhere:
     states: dict[str, State] = field(default_factory=dict)
 
     def refresh(self) -> "Elsewhere":
-        for space in {layout.space_of(entry.key) for entry in self.store.list(layout.PLANS)} - {self.space}:
+        for space in set(spaces(self.store)) - {self.space}:
             self.states.setdefault(space, State(self.store, self.cache, space)).refresh()
         return self
 
@@ -29,6 +29,12 @@ class Elsewhere:
 
     def spent_usd(self) -> float:
         return sum(state.spent_usd() for state in self.states.values())
+
+    def count(self, sums: Sums) -> Sums:
+        """Adds what was spent, and is out, to the dollars of these sums."""
+        sums.spent_usd += self.spent_usd()
+        sums.posted.usd += self.out_usd()
+        return sums
 
     def out_usd(self) -> float:
         """What is out, at the prices of its claims."""

@@ -208,6 +208,11 @@ class State:
             newest[key].batch_id, newest[key].void = batch_id, batch_id is None
 
 
+def spaces(store: Store) -> list[str]:
+    """Every space of a store that has plans."""
+    return list(dict.fromkeys(layout.space_of(entry.key) for entry in store.list(layout.PLANS)))
+
+
 def reference(batch_id: str | None, reason: str = "") -> bytes:
     """The batch reference of a claim: the provider's batch, or void with the reason."""
     return ids.canonical({"batch_id": batch_id, "reason": reason})

@@ -91,9 +91,7 @@ class SyncTail:
         """Whether the budget allows it, counting all that is out at what its claims say; if not, the claim is void."""
         state.refresh()
         sums = sums_of(state, lambda one: state.claim(state.shards[one.id]).price_usd, besides=shard.shard.id)
-        elsewhere = Elsewhere(self.account.store, self.account.cache, self.account.space).refresh()
-        sums.spent_usd += elsewhere.spent_usd()
-        sums.posted.usd += elsewhere.out_usd()
+        sums = Elsewhere(self.account.store, self.account.cache, self.account.space).refresh().count(sums)
         try:
             allowed = affords(self.budget_usd, sums, self._price_of(shard.shard))
         except BillingError:
