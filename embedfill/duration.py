@@ -1,15 +1,14 @@
 """How long a run's batches may take, from the limit on what may be enqueued and from what earlier batches took. A range,
 never a promise: nobody but the provider knows."""
 
-import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from embedfill.batchapi.windows import window_s
 from embedfill.records import Outcome
 from embedfill.tracker.quota import Quota
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TELLING_S = 5.0  # whole seconds are all that batches say: a rate from fewer would be a guess
 
 
@@ -47,12 +46,6 @@ def duration(
 
 def _waves(count: int, limit: int | None) -> int:
     return (-(-count // limit) if limit else 1) if count else 0
-
-
-def window_s(window: str) -> float | None:
-    """`"24h"` in seconds; None for what is no such time."""
-    found = re.fullmatch(r"(\d+)([smhd])", window)
-    return float(int(found[1]) * _UNITS[found[2]]) if found else None
 
 
 def _rate(past: list[Outcome]) -> tuple[float, int]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
-from embedfill.duration import window_s
+from embedfill.batchapi.windows import window_s
 from embedfill.errors import StoreError
 from embedfill.store.base import Store
 from embedfill.tracker.elsewhere import Elsewhere

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from embedfill.duration import Duration, duration, window_s
+from embedfill.batchapi.windows import window_s
+from embedfill.duration import Duration, duration
 from embedfill.records import Outcome
 from embedfill.tracker.quota import Quota
 

@@ -13,7 +13,9 @@ from embedfill.batchapi.models import BatchError
 from embedfill.engine.batches import Batches, NewBatch
 from embedfill.engine.database import Database
 from embedfill.engine.files import Files
+from embedfill.engine.jobs import Jobs
 from embedfill.engine.pool import Pool, Runner
+from embedfill.engine.served import Served
 from embedfill.engine.spool import Spools
 from embedfill.engine.validate import validate
 from embedfill.engine.worker import Worker
@@ -34,7 +36,7 @@ KEYS = {
     [
         ({"input_file_id": None}, "input_file_id", "missing_required_parameter"),
         ({"input_file_id": 7}, "input_file_id", "invalid_type"),
-        ({"endpoint": "/v1/chat/completions"}, "endpoint", "invalid_value"),
+        ({"endpoint": "/v1/images/generations"}, "endpoint", "invalid_value"),
         ({"completion_window": "1h"}, "completion_window", "invalid_value"),
         ({"metadata": "text"}, "metadata", "invalid_type"),
         ({"metadata": {"try": 1}}, "metadata.try", "invalid_type"),
@@ -118,19 +120,20 @@ class Bench:
         self.batches = Batches(self.database)
         self.spools = Spools(root, self.database)
         self.pool = Pool(1)
-        self.worker = Worker(self.batches, self.files, self.spools, self.pool)
+        self.served = Served(self.pool.names, {})
+        self.worker = Worker(Jobs(self.batches, self.files, self.spools, lambda batch: True), self.pool)
 
     def batch(self, data: bytes, valid: bool = True) -> str:
         """A batch, already validated unless told otherwise; the input file is gone by then."""
         part = self.files.new_part()
         part.write_bytes(data)
-        file = self.files.adopt(part, "in.jsonl", "batch", None)
+        file = self.files.adopt(part, "in.jsonl", "batch", None, "")
         new = NewBatch("/v1/embeddings", file.id, "24h", None, None, None, "{}")
         batch_id = self.batches.create(new).id
         held = self.spools.hold(batch_id, self.files.path(file.id))
-        self.files.delete(file.id)
+        self.files.delete(file.id, "")
         if valid:
-            verdict = validate(held, "/v1/embeddings", self.pool.names, lambda: False)
+            verdict = validate(held, "/v1/embeddings", self.served, lambda: False)
             assert verdict is not None and verdict.model is not None
             self.batches.accept(batch_id, verdict.model, verdict.total)
         return batch_id
@@ -142,12 +145,12 @@ class Bench:
         return done
 
     def completed(self, batch_id: str) -> int:
-        counts = self.batches.get(batch_id).request_counts
+        counts = self.batches.get(batch_id, "").request_counts
         assert counts is not None
         return counts.completed
 
     def end(self, batch_id: str) -> None:
-        while not self.batches.get(batch_id).ended:
+        while not self.batches.get(batch_id, "").ended:
             assert self.worker.step()
 
     def lines(self, file_id: str | None) -> list[dict[str, Any]]:
@@ -175,11 +178,11 @@ def test_a_batch_that_ends_early_accounts_for_every_line(bench: Bench, how: str)
     batch_id = bench.batch(DATA)
     bench.step_until_moving(batch_id)
     if how == "cancelled":
-        assert bench.batches.cancel(batch_id).status == "cancelling"
+        assert bench.batches.cancel(batch_id, "").status == "cancelling"
     else:
         _let_expire(bench.root, batch_id)
     bench.end(batch_id)
-    batch = bench.batches.get(batch_id)
+    batch = bench.batches.get(batch_id, "")
     output, errors = bench.lines(batch.output_file_id), bench.lines(batch.error_file_id)
     assert batch.status == how
     assert 0 < len(output) < 1000
@@ -194,9 +197,9 @@ def test_a_batch_that_ends_early_accounts_for_every_line(bench: Bench, how: str)
 
 def test_a_batch_cancelled_before_it_ran(bench: Bench) -> None:
     batch_id = bench.batch(DATA)
-    bench.batches.cancel(batch_id)
+    bench.batches.cancel(batch_id, "")
     bench.end(batch_id)
-    batch = bench.batches.get(batch_id)
+    batch = bench.batches.get(batch_id, "")
     assert (batch.status, batch.output_file_id) == ("cancelled", None)
     assert len(bench.lines(batch.error_file_id)) == 1000
 
@@ -204,13 +207,13 @@ def test_a_batch_cancelled_before_it_ran(bench: Bench) -> None:
 def test_a_batch_cancelled_while_it_is_validated(bench: Bench) -> None:
     good, bad = bench.batch(DATA, valid=False), bench.batch(DATA, valid=False)
     for batch_id in (good, bad):
-        assert bench.batches.cancel(batch_id).status == "cancelling"
+        assert bench.batches.cancel(batch_id, "").status == "cancelling"
     assert not bench.worker.step()  # how many lines there are is not known yet
     bench.batches.accept(good, STATIC, 1000)
     bench.batches.refuse(bad, [BatchError(code="empty_file")], None)
-    assert bench.batches.get(bad).status == "cancelled"
+    assert bench.batches.get(bad, "").status == "cancelled"
     bench.end(good)
-    batch = bench.batches.get(good)
+    batch = bench.batches.get(good, "")
     assert (batch.status, batch.in_progress_at) == ("cancelled", None)
     assert len(bench.lines(batch.error_file_id)) == 1000
 
@@ -218,9 +221,9 @@ def test_a_batch_cancelled_while_it_is_validated(bench: Bench) -> None:
 def test_a_cancel_during_the_last_window_wins(bench: Bench) -> None:
     batch_id = bench.batch(jsonl([request_line("a", "text")]))
     bench.worker.step()
-    bench.batches.cancel(batch_id)
+    bench.batches.cancel(batch_id, "")
     bench.end(batch_id)
-    batch = bench.batches.get(batch_id)
+    batch = bench.batches.get(batch_id, "")
     assert (batch.status, len(bench.lines(batch.output_file_id)), batch.error_file_id) == ("cancelled", 1, None)
 
 
@@ -228,22 +231,22 @@ def test_a_cancel_after_finalizing_began_changes_nothing(bench: Bench) -> None:
     batch_id = bench.batch(jsonl([request_line("a", "text")]))
     bench.worker.step()
     assert bench.batches.finalize(batch_id)
-    assert bench.batches.cancel(batch_id).status == "finalizing"
+    assert bench.batches.cancel(batch_id, "").status == "finalizing"
     bench.end(batch_id)
-    assert bench.batches.get(batch_id).status == "completed"
+    assert bench.batches.get(batch_id, "").status == "completed"
 
 
 def test_no_way_out_of_an_end(bench: Bench) -> None:
     batch_id = bench.batch(jsonl([request_line("a", "text")]))
     bench.end(batch_id)
-    before = bench.batches.get(batch_id)
+    before = bench.batches.get(batch_id, "")
     with pytest.raises(RefusedError) as refused:
-        bench.batches.cancel(batch_id)
+        bench.batches.cancel(batch_id, "")
     assert refused.value.status == 409
     bench.batches.refuse(batch_id, [BatchError(code="late")], None)
     assert not bench.batches.finalize(batch_id)
     assert not bench.batches.end(batch_id, "in_progress", "expired", None, None)
-    assert bench.batches.get(batch_id) == before
+    assert bench.batches.get(batch_id, "") == before
 
 
 def test_timestamps_never_run_back(bench: Bench) -> None:
@@ -251,7 +254,7 @@ def test_timestamps_never_run_back(bench: Bench) -> None:
     ahead = int(time.time()) + 5_000
     _execute(bench.root, "UPDATE batches SET in_progress_at = ? WHERE id = ?", ahead, batch_id)
     bench.end(batch_id)
-    batch = bench.batches.get(batch_id)
+    batch = bench.batches.get(batch_id, "")
     assert (batch.finalizing_at, batch.completed_at) == (ahead, ahead)
 
 
@@ -261,7 +264,7 @@ def test_many_small_batches_share_windows(bench: Bench) -> None:
     bench.database.write(lambda connection: None).result()  # what was handed in before is on disk now
     assert [bench.completed(batch_id) for batch_id in made] == [1] * 50
     bench.end(made[-1])
-    assert {bench.batches.get(batch_id).status for batch_id in made} == {"completed"}
+    assert {bench.batches.get(batch_id, "").status for batch_id in made} == {"completed"}
 
 
 def test_a_half_written_line_is_cut_off(bench: Bench, tmp_path: Path) -> None:
@@ -273,7 +276,7 @@ def test_a_half_written_line_is_cut_off(bench: Bench, tmp_path: Path) -> None:
     spool.write_bytes(recorded + b'{"id": "written, but not recorded')
     again = Bench(tmp_path)
     again.end(batch_id)
-    batch = again.batches.get(batch_id)
+    batch = again.batches.get(batch_id, "")
     assert batch.output_file_id is not None
     content = again.files.path(batch.output_file_id).read_bytes()
     assert content.startswith(recorded)
@@ -302,7 +305,7 @@ def test_a_request_that_breaks_the_model_fails_alone(bench: Bench) -> None:
     bench.pool._runners[STATIC] = Runner(Brittle(31_999))
     batch_id = bench.batch(jsonl(request_line(f"r{n}", [n, 31_999 if n == 7 else 5]) for n in range(1, 20)))
     bench.end(batch_id)
-    batch = bench.batches.get(batch_id)
+    batch = bench.batches.get(batch_id, "")
     (error,) = bench.lines(batch.error_file_id)
     assert (error["custom_id"], error["response"]["status_code"]) == ("r7", 500)
     assert "no such token" in error["response"]["body"]["error"]["message"]

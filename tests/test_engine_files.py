@@ -174,7 +174,7 @@ def files(tmp_path: Path) -> Iterator[Files]:
 
 def test_the_size_limit_holds_while_bytes_arrive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedfill.engine.upload._OTHER_BYTES", 1000)
-    upload = Upload(files, "multipart/form-data; boundary=b")
+    upload = Upload(files, "multipart/form-data; boundary=b", "")
     upload.feed(b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n')
     upload.feed(b"x" * 1000)
     with pytest.raises(RefusedError, match="too large") as refused:
@@ -187,14 +187,14 @@ def test_the_size_limit_holds_while_bytes_arrive(files: Files, monkeypatch: pyte
 def test_expired_files_are_gone(files: Files, tmp_path: Path) -> None:
     part = files.new_part()
     part.write_bytes(b"x")
-    file = files.adopt(part, "x", "batch", 3600)
-    assert [found["id"] for found in files.page(None, None, 10).data] == [file.id]
+    file = files.adopt(part, "x", "batch", 3600, "")
+    assert [found["id"] for found in files.page(None, None, 10, "").data] == [file.id]
     with sqlite3.connect(tmp_path / "engine.db") as connection:
         connection.execute("UPDATE files SET expires_at = ?", (int(time.time()) - 1,))
     connection.close()
-    assert files.page(None, None, 10).data == []
+    assert files.page(None, None, 10, "").data == []
     with pytest.raises(RefusedError):
-        files.get(file.id)
+        files.get(file.id, "")
     files.sweep()
     assert not files.path(file.id).exists()
     assert os.listdir(tmp_path / "files") == []

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from embedfill.engine.served import Served
 from embedfill.engine.validate import Verdict, validate
 from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line
 
@@ -13,7 +14,7 @@ MODELS = (STATIC, "all-MiniLM-L6-v2")
 
 def _verdict(path: Path, data: bytes) -> Verdict:
     path.write_bytes(data)
-    verdict = validate(path, "/v1/embeddings", MODELS, lambda: False)
+    verdict = validate(path, "/v1/embeddings", Served(MODELS, {}), lambda: False)
     assert verdict is not None
     return verdict
 

@@ -7,7 +7,7 @@ import pytest
 from embedfill.batchapi.models import Batch
 from embedfill.records import Shard
 from embedfill.store.memory import MemoryStore
-from embedfill.tracker.alarm import Alarm, window_s
+from embedfill.tracker.alarm import Alarm, length_s
 from embedfill.tracker.state import ShardState
 from tests.tracker_fixtures import Tracker
 from tests.virtual_fixtures import VirtualClock
@@ -79,4 +79,4 @@ def test_the_clock_of_the_store_is_not_asked_in_every_round(alarm: Alarm, virtua
     ],
 )
 def test_the_window_of_a_batch(values: dict[str, Any], seconds: float) -> None:
-    assert window_s(batch(**values)) == seconds
+    assert length_s(batch(**values)) == seconds

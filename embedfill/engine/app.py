@@ -1,6 +1,5 @@
 """The HTTP application: all routes under /v1 and at the root, the key, and one shape for every error."""
 
-from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,11 +18,11 @@ from embedfill.engine.wire import answer, on_error, refuse
 from embedfill.errors import EmbedfillError
 
 
-def create_app(engine: Engine, key: SecretStr | None = None) -> Starlette:
+def create_app(engine: Engine) -> Starlette:
     """The application of an engine that is started and stopped by the caller."""
     api = [
         *FileRoutes(engine.files).routes(),
-        *BatchRoutes(engine.batches, engine.wake).routes(),
+        *BatchRoutes(engine.batches, engine.windows, engine.wake).routes(),
         *ModelRoutes(engine.pool).routes(),
     ]
     routes: list[BaseRoute] = [Route("/healthz", _health, methods=["GET"]), Mount("/v1", routes=api), *api]
@@ -38,7 +37,7 @@ def create_app(engine: Engine, key: SecretStr | None = None) -> Starlette:
 
     return Starlette(
         routes=routes,
-        middleware=[Middleware(BearerAuth, key=key)],
+        middleware=[Middleware(BearerAuth, owners=engine.owners)],
         exception_handlers={
             HTTPException: on_error,
             EmbedfillError: on_error,

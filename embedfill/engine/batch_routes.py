@@ -1,6 +1,6 @@
 """The routes under /batches: create, list, retrieve, cancel. Checks what POST /batches checks; the file is not read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -10,22 +10,22 @@ from starlette.routing import Route
 
 from embedfill import ids
 from embedfill.batchapi.limits import OPENAI
-from embedfill.batchapi.models import EMBEDDINGS
+from embedfill.batchapi.models import ENDPOINTS
+from embedfill.engine.auth import owner
 from embedfill.engine.batches import Batches, NewBatch
 from embedfill.engine.refusal import refused
 from embedfill.engine.upload import expiry
 from embedfill.engine.wire import answer, limit, parse_json, read_json
 
-SERVED = (EMBEDDINGS,)  # endpoints that a batch may have
-_WINDOW = "24h"
 _BODY_BYTES = 1_000_000
 
 
 class BatchRoutes:
-    """`wake` is called when there may be something to do."""
+    """`windows`: what a batch may be given, in seconds by its name. `wake` is called when there may be something to do."""
 
-    def __init__(self, batches: Batches, wake: Callable[[], None]) -> None:
+    def __init__(self, batches: Batches, windows: Mapping[str, int], wake: Callable[[], None]) -> None:
         self._batches = batches
+        self._windows = windows
         self._wake = wake
 
     def routes(self) -> list[Route]:
@@ -38,25 +38,27 @@ class BatchRoutes:
 
     async def create(self, request: Request) -> Response:
         body = parse_json(await read_json(request, _BODY_BYTES))
-        new = parse(body, request.headers.get("idempotency-key"))
+        new = parse(body, self._windows, request.headers.get("idempotency-key"), owner(request))
         batch = await run_in_threadpool(self._batches.create, new)
         self._wake()
         return answer(batch)
 
     async def list(self, request: Request) -> Response:
         most = limit(request, 20, OPENAI.list_page)
-        return answer(await run_in_threadpool(self._batches.page, request.query_params.get("after"), most))
+        return answer(
+            await run_in_threadpool(self._batches.page, request.query_params.get("after"), most, owner(request))
+        )
 
     async def get(self, request: Request) -> Response:
-        return answer(await run_in_threadpool(self._batches.get, request.path_params["id"]))
+        return answer(await run_in_threadpool(self._batches.get, request.path_params["id"], owner(request)))
 
     async def cancel(self, request: Request) -> Response:
-        batch = await run_in_threadpool(self._batches.cancel, request.path_params["id"])
+        batch = await run_in_threadpool(self._batches.cancel, request.path_params["id"], owner(request))
         self._wake()
         return answer(batch)
 
 
-def parse(body: dict[str, Any], idempotency_key: str | None) -> NewBatch:
+def parse(body: dict[str, Any], windows: Mapping[str, int], idempotency_key: str | None, owner: str) -> NewBatch:
     """Checks the body of POST /batches. Raises RefusedError (400)."""
     for name in ("input_file_id", "endpoint", "completion_window"):
         value = body.get(name)
@@ -64,21 +66,25 @@ def parse(body: dict[str, Any], idempotency_key: str | None) -> NewBatch:
             raise refused(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
         if not isinstance(value, str):
             raise refused(f"Invalid type for '{name}': expected a string.", name, "invalid_type")
-    if body["endpoint"] not in SERVED:
-        served = ", ".join(f"'{endpoint}'" for endpoint in SERVED)
-        raise refused(f"Invalid value: '{body['endpoint']}'. Supported values are: {served}.", "endpoint")
-    if body["completion_window"] != _WINDOW:
-        message = f"Invalid value: '{body['completion_window']}'. Supported values are: '{_WINDOW}'."
-        raise refused(message, "completion_window")
+    _one_of(body, "endpoint", ENDPOINTS)
+    _one_of(body, "completion_window", windows)
     return NewBatch(
         endpoint=body["endpoint"],
         input_file_id=body["input_file_id"],
-        completion_window=_WINDOW,
+        completion_window=body["completion_window"],
         metadata=_metadata(body.get("metadata")),
         output_seconds=expiry(body, "output_expires_after"),
         idempotency_key=idempotency_key or None,
         request=ids.canonical(body).decode(),
+        owner=owner,
+        window_s=windows[body["completion_window"]],
     )
+
+
+def _one_of(body: dict[str, Any], name: str, values: Iterable[str]) -> None:
+    if body[name] not in values:
+        supported = ", ".join(f"'{value}'" for value in values)
+        raise refused(f"Invalid value: '{body[name]}'. Supported values are: {supported}.", name)
 
 
 def _metadata(value: object) -> dict[str, str] | None:

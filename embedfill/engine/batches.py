@@ -15,9 +15,21 @@ from typing import Any
 
 import orjson
 
-from embedfill.batchapi.models import ENDED, Batch, BatchError, BatchErrors, File, Page, RequestCounts, Usage
+from embedfill.batchapi.models import (
+    ENDED,
+    Batch,
+    BatchError,
+    BatchErrors,
+    File,
+    InputDetails,
+    OutputDetails,
+    Page,
+    RequestCounts,
+    Usage,
+)
 from embedfill.engine import files
 from embedfill.engine.database import Database
+from embedfill.engine.owners import ANYBODY, SEEN
 from embedfill.errors import RefusedError
 
 WINDOW_S = 86_400
@@ -45,6 +57,8 @@ class NewBatch:
     output_seconds: int | None
     idempotency_key: str | None
     request: str  # the body, canonical: what the same key must come with again
+    owner: str = ANYBODY
+    window_s: int = WINDOW_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,7 @@ class Active:
     expires_at: int
     total: int
     output_seconds: int | None
+    owner: str = ANYBODY
 
 
 class Batches:
@@ -72,27 +87,25 @@ class Batches:
         batch_id = "batch_" + secrets.token_hex(16)
 
         def change(connection: sqlite3.Connection) -> Batch:
-            known = connection.execute(
-                "SELECT * FROM batches WHERE idempotency_key = ?", (new.idempotency_key,)
-            ).fetchone()
+            known = connection.execute("SELECT * FROM batches WHERE idempotency_key = ?", (_own_key(new),)).fetchone()
             if known is None:
                 _insert(connection, batch_id, new)
             elif known["request"] != new.request:
                 raise RefusedError(409, "idempotency_error", "This Idempotency-Key was used with another request body.")
-            return to_wire(_row(connection, known["id"] if known else batch_id))
+            return to_wire(_row(connection, known["id"] if known else batch_id, new.owner))
 
         return self._database.write(change).result()
 
-    def get(self, batch_id: str) -> Batch:
-        """Raises RefusedError (404)."""
+    def get(self, batch_id: str, owner: str) -> Batch:
+        """Raises RefusedError (404), also for another owner's."""
         with self._database.read() as connection:
-            return to_wire(_row(connection, batch_id))
+            return to_wire(_row(connection, batch_id, owner))
 
-    def page(self, after: str | None, limit: int) -> Page:
+    def page(self, after: str | None, limit: int, owner: str) -> Page:
         """One page, newest first. An unknown `after` gives an empty page."""
-        condition = "WHERE seq < (SELECT seq FROM batches WHERE id = ?)" if after is not None else ""
-        query = f"SELECT * FROM batches {condition} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - constants
-        values: tuple[object, ...] = (limit + 1,) if after is None else (after, limit + 1)
+        older = f"AND seq < (SELECT seq FROM batches WHERE id = ? AND {SEEN})" if after is not None else ""  # noqa: S608
+        query = f"SELECT * FROM batches WHERE {SEEN} {older} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - constants
+        values = (owner, limit + 1) if after is None else (owner, after, owner, limit + 1)
         with self._database.read() as connection:
             rows = connection.execute(query, values).fetchall()
         return files.to_page([to_wire(row).model_dump() for row in rows], limit)
@@ -105,13 +118,14 @@ class Batches:
         with self._database.read() as connection:
             return [Active(*row) for row in connection.execute(query, open_states).fetchall()]
 
-    def cancel(self, batch_id: str) -> Batch:
+    def cancel(self, batch_id: str, owner: str) -> Batch:
         """Asks for the end of a batch. One that is being cancelled, or finalizes, is left alone; raises RefusedError
         (404, or 409 where it has ended otherwise)."""
 
         def change(connection: sqlite3.Connection) -> Batch:
+            _row(connection, batch_id, owner)
             _move(connection, batch_id, ("validating", "in_progress"), "cancelling")
-            row = _row(connection, batch_id)
+            row = _row(connection, batch_id, owner)
             if row["status"] in ENDED - {"cancelled"}:
                 message = f"Cannot cancel a batch with status '{row['status']}'."
                 raise RefusedError(409, "invalid_batch_status", message)
@@ -153,9 +167,11 @@ class Batches:
         def change(connection: sqlite3.Connection) -> bool:
             if not _move(connection, batch_id, (before,), after):
                 return False
+            query = "SELECT owner FROM batches WHERE id = ?"
+            (owner,) = connection.execute(query, (batch_id,)).fetchone()
             for file in (output, error):
                 if file is not None:
-                    files.insert(connection, file)
+                    files.insert(connection, file, owner)
             ids = (output and output.id, error and error.id, batch_id)
             connection.execute("UPDATE batches SET output_file_id = ?, error_file_id = ? WHERE id = ?", ids)
             return True
@@ -170,32 +186,49 @@ def to_wire(row: sqlite3.Row) -> Batch:
     values["errors"] = BatchErrors(data=[BatchError(**error) for error in errors]) if errors else None
     values["metadata"] = orjson.loads(row["metadata"]) if row["metadata"] else None
     values["request_counts"] = RequestCounts(total=row["total"], completed=row["completed"], failed=row["failed"])
-    values["usage"] = Usage(input_tokens=row["input_tokens"], total_tokens=row["input_tokens"])
+    values["usage"] = _usage(row)
     return Batch(**values)
+
+
+def _usage(row: sqlite3.Row) -> Usage:
+    return Usage(
+        input_tokens=row["input_tokens"],
+        input_tokens_details=InputDetails(cached_tokens=row["cached_tokens"]),
+        output_tokens=row["output_tokens"],
+        output_tokens_details=OutputDetails(reasoning_tokens=row["reasoning_tokens"]),
+        total_tokens=row["input_tokens"] + row["output_tokens"],
+    )
 
 
 def _insert(connection: sqlite3.Connection, batch_id: str, new: NewBatch) -> None:
     now = int(time.time())
     connection.execute(
         "INSERT INTO batches (id, endpoint, input_file_id, completion_window, status, created_at, expires_at, metadata,"
-        " output_seconds, idempotency_key, request) VALUES (?, ?, ?, ?, 'validating', ?, ?, ?, ?, ?, ?)",
+        " output_seconds, idempotency_key, request, owner) VALUES (?, ?, ?, ?, 'validating', ?, ?, ?, ?, ?, ?, ?)",
         (
             batch_id,
             new.endpoint,
             new.input_file_id,
             new.completion_window,
             now,
-            now + WINDOW_S,
+            now + new.window_s,
             orjson.dumps(new.metadata).decode() if new.metadata is not None else None,
             new.output_seconds,
-            new.idempotency_key,
+            _own_key(new),
             new.request,
+            new.owner,
         ),
     )
 
 
-def _row(connection: sqlite3.Connection, batch_id: str) -> sqlite3.Row:
-    row: sqlite3.Row | None = connection.execute("SELECT * FROM batches WHERE id = ?", (batch_id,)).fetchone()
+def _own_key(new: NewBatch) -> str | None:
+    """The idempotency key as it is stored: two owners may use the same. No header holds a line break."""
+    return f"{new.owner}\n{new.idempotency_key}" if new.owner and new.idempotency_key else new.idempotency_key
+
+
+def _row(connection: sqlite3.Connection, batch_id: str, owner: str) -> sqlite3.Row:
+    query = f"SELECT * FROM batches WHERE id = ? AND {SEEN}"  # noqa: S608 - constants
+    row: sqlite3.Row | None = connection.execute(query, (batch_id, owner)).fetchone()
     if row is None:
         raise RefusedError(404, "not_found", f"No batch found with id '{batch_id}'.", param="batch_id")
     return row

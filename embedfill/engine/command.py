@@ -9,22 +9,33 @@ from embedfill.errors import UsageError
 
 
 @click.command("engine")
-@click.option("--port", type=click.IntRange(0, 65_535), default=0, show_default=True, help="0 picks one.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="TOML file with a table [engine].")
+@click.option("--port", type=click.IntRange(0, 65_535), help="0 picks one.  [default: 0]")
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
-    required=True,
     help="Directory of its files, batches and state; one engine at a time.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Another than loopback needs a key.")
+@click.option("--host", help="Another than loopback needs a key.  [default: 127.0.0.1]")
 @click.option(
     "--api-key", envvar="EMBEDFILL_ENGINE_KEY", help="Bearer key that clients must send.  [env: EMBEDFILL_ENGINE_KEY]"
 )
 @click.option("--model", "models", multiple=True, help="Load this model before the first request; may be repeated.")
-@click.option("--threads", type=click.IntRange(0), default=0, help="For the models; 0 means every core.")
+@click.option("--threads", type=click.IntRange(0), help="For the models; 0 means every core.")
+@click.option("--rehearse", multiple=True, metavar="MODEL", help="Stand in for a remote model; may be repeated.")
+@click.option("--limits", metavar="NAME", help="Enforce a provider's limits, such as openai-tier-1.")
 @click.option("--while-used", is_flag=True, help="Stop once nobody holds a lock on users.lock in the directory.")
 def command(
-    port: int, data: Path, host: str, api_key: str | None, models: tuple[str, ...], threads: int, while_used: bool
+    config: Path | None,
+    port: int | None,
+    data: Path | None,
+    host: str | None,
+    api_key: str | None,
+    models: tuple[str, ...],
+    threads: int | None,
+    rehearse: tuple[str, ...],
+    limits: str | None,
+    while_used: bool,
 ) -> None:
     """Run a Batch API server that embeds with local models.
 
@@ -36,9 +47,19 @@ def command(
       embedfill engine --data engine-data --port 8420
     """
     try:
-        from embedfill.engine.server import EngineSettings, serve
+        from embedfill.engine.server import serve
+        from embedfill.engine.settings import load
     except ImportError as error:
         raise UsageError(f"the engine needs the package {error.name}", 'pip install "embedfill[local]"') from None
-    key = SecretStr(api_key) if api_key else None
-    settings = EngineSettings(data.resolve(), port, host, key, models, threads, while_used)
-    serve(settings, lambda url: click.echo(f"listening on {url}"))  # echo flushes
+    flags = {
+        "data": data and data.resolve(),
+        "port": port,
+        "host": host,
+        "api_key": SecretStr(api_key) if api_key else None,
+        "preload": list(models) or None,
+        "threads": threads,
+        "rehearse": list(rehearse) or None,
+        "limits": limits,
+        "while_used": while_used or None,
+    }
+    serve(load(config, flags), lambda url: click.echo(f"listening on {url}"))  # echo flushes

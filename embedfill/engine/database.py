@@ -13,37 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from embedfill.engine.schema import STEPS, VERSION
 from embedfill.errors import EmbedfillError, WorldError
 
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], T]
 
-_VERSION = 1
 _GROUP = 500  # changes of one commit, at most
 _FAILURES = (sqlite3.Error, EmbedfillError, OSError)
-
-_SCHEMA = """
-CREATE TABLE files (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL,
-    filename TEXT NOT NULL, purpose TEXT NOT NULL, expires_at INTEGER
-) STRICT;
-CREATE TABLE batches (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, endpoint TEXT NOT NULL, model TEXT,
-    input_file_id TEXT NOT NULL, completion_window TEXT NOT NULL, status TEXT NOT NULL, errors TEXT,
-    output_file_id TEXT, error_file_id TEXT, created_at INTEGER NOT NULL, in_progress_at INTEGER,
-    expires_at INTEGER NOT NULL, finalizing_at INTEGER, completed_at INTEGER, failed_at INTEGER, expired_at INTEGER,
-    cancelling_at INTEGER, cancelled_at INTEGER, total INTEGER NOT NULL DEFAULT 0, completed INTEGER NOT NULL DEFAULT 0,
-    failed INTEGER NOT NULL DEFAULT 0, input_tokens INTEGER NOT NULL DEFAULT 0, metadata TEXT, output_seconds INTEGER,
-    idempotency_key TEXT UNIQUE, request TEXT NOT NULL
-) STRICT;
-CREATE INDEX batches_by_status ON batches (status, seq);
--- One row per finished line. `spool` and [start, stop) say where its result is; `runs` counts how often one was
--- recorded: 1, or 0 where the request never ran (cancelled, expired). 2 would be a line that was run again.
-CREATE TABLE lines (
-    batch INTEGER NOT NULL, line INTEGER NOT NULL, spool TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
-    tokens INTEGER NOT NULL, runs INTEGER NOT NULL, PRIMARY KEY (batch, line)
-) STRICT, WITHOUT ROWID;
-"""
 
 
 class Database:
@@ -154,12 +131,12 @@ def _apply(
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Brings older tables to this version's, step by step, each whole or not at all."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == _VERSION:
-        return
-    if version:
+    if version > VERSION:
         raise WorldError(
-            f"{path} was written by another version of the engine (format {version}, this one knows {_VERSION})",
+            f"{path} was written by a newer version of the engine (format {version}, this one knows {VERSION})",
             "use the embedfill that wrote it, or another data directory",
         )
-    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+    for number, step in enumerate(STEPS[version:], version + 1):
+        connection.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")

@@ -7,6 +7,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from embedfill.engine import upload
+from embedfill.engine.auth import owner
 from embedfill.engine.files import Files
 from embedfill.engine.refusal import refused
 from embedfill.engine.wire import Enveloped, answer, limit
@@ -46,18 +47,18 @@ class FileRoutes:
             raise refused(f"order must be 'asc' or 'desc', not {order!r}.", "order")
         most = limit(request, _MOST, _MOST)
         purpose, after = query.get("purpose"), query.get("after")
-        return answer(await run_in_threadpool(self._files.page, purpose, after, most, order == "desc"))
+        return answer(await run_in_threadpool(self._files.page, purpose, after, most, owner(request), order == "desc"))
 
     async def get(self, request: Request) -> Response:
-        return answer(await run_in_threadpool(self._files.get, request.path_params["id"]))
+        return answer(await run_in_threadpool(self._files.get, request.path_params["id"], owner(request)))
 
     async def delete(self, request: Request) -> Response:
         file_id = request.path_params["id"]
-        await run_in_threadpool(self._files.delete, file_id)
+        await run_in_threadpool(self._files.delete, file_id, owner(request))
         return answer({"id": file_id, "object": "file", "deleted": True})
 
     async def content(self, request: Request) -> ASGIApp:
-        file = await run_in_threadpool(self._files.get, request.path_params["id"])
+        file = await run_in_threadpool(self._files.get, request.path_params["id"], owner(request))
         # A file never changes under its id, so the id is a strong validator.
         headers = {"ETag": f'"{file.id}"'}
         path = self._files.path(file.id)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from embedfill.batchapi.models import File, Page
 from embedfill.engine.database import Database
+from embedfill.engine.owners import SEEN
 from embedfill.engine.room import FAILURES
 from embedfill.errors import RefusedError
 from embedfill.store.local import sync_directory
@@ -35,13 +36,13 @@ class Files:
         """Where an upload may be written until it is complete."""
         return self._parts / secrets.token_hex(12)
 
-    def adopt(self, part: Path, filename: str, purpose: str, expires_after_s: int | None) -> File:
+    def adopt(self, part: Path, filename: str, purpose: str, expires_after_s: int | None, owner: str) -> File:
         """Makes a complete, synced part file a file. Returns once it would survive a power failure."""
         file = new_file(part.stat().st_size, filename, purpose, expires_after_s)
         part.rename(self.path(file.id))
         sync_directory(self._files)
         try:
-            self._database.write(lambda connection: insert(connection, file)).result()
+            self._database.write(lambda connection: insert(connection, file, owner)).result()
         except FAILURES:  # most likely a full disk: give the room back
             self.path(file.id).unlink()
             raise
@@ -52,38 +53,39 @@ class Files:
         self.path(file.id).hardlink_to(source)
         sync_directory(self._files)
 
-    def get(self, file_id: str) -> File:
-        """Raises RefusedError (404)."""
+    def get(self, file_id: str, owner: str) -> File:
+        """Raises RefusedError (404), also for another owner's."""
         with self._database.read() as connection:
             row = connection.execute(
-                f"SELECT {_COLUMNS} FROM files WHERE id = ? AND {_ALIVE}",  # noqa: S608 - constants
-                (file_id, int(time.time())),
+                f"SELECT {_COLUMNS} FROM files WHERE id = ? AND {_ALIVE} AND {SEEN}",  # noqa: S608 - constants
+                (file_id, int(time.time()), owner),
             ).fetchone()
         if row is None:
             raise _missing(file_id)
         return File(**dict(row))
 
-    def page(self, purpose: str | None, after: str | None, limit: int, newest_first: bool = True) -> Page:
+    def page(self, purpose: str | None, after: str | None, limit: int, owner: str, newest_first: bool = True) -> Page:
         """One page. `after` is the id of the last file seen; an unknown one gives an empty page."""
         sign, order = ("<", "DESC") if newest_first else (">", "ASC")
-        where: list[str] = [_ALIVE]
-        values: list[object] = [int(time.time())]
+        where: list[str] = [_ALIVE, SEEN]
+        values: list[object] = [int(time.time()), owner]
         if purpose is not None:
             where.append("purpose = ?")
             values.append(purpose)
         if after is not None:
-            where.append(f"seq {sign} (SELECT seq FROM files WHERE id = ?)")  # noqa: S608 - constants
-            values.append(after)
+            where.append(f"seq {sign} (SELECT seq FROM files WHERE id = ? AND {SEEN})")  # noqa: S608 - constants
+            values += [after, owner]
         query = f"SELECT {_COLUMNS} FROM files WHERE {' AND '.join(where)} ORDER BY seq {order} LIMIT ?"  # noqa: S608
         with self._database.read() as connection:
             rows = connection.execute(query, (*values, limit + 1)).fetchall()
         return to_page([File(**dict(row)).model_dump() for row in rows], limit)
 
-    def delete(self, file_id: str) -> None:
-        """Raises RefusedError (404)."""
+    def delete(self, file_id: str, owner: str) -> None:
+        """Raises RefusedError (404), also for another owner's."""
+        query = f"DELETE FROM files WHERE id = ? AND {SEEN}"  # noqa: S608 - constants
 
         def change(connection: sqlite3.Connection) -> None:
-            if not connection.execute("DELETE FROM files WHERE id = ?", (file_id,)).rowcount:
+            if not connection.execute(query, (file_id, owner)).rowcount:
                 raise _missing(file_id)
 
         self._database.write(change).result()
@@ -92,10 +94,11 @@ class Files:
     def sweep(self) -> None:
         """Deletes what has expired."""
         with self._database.read() as connection:
-            rows = connection.execute("SELECT id FROM files WHERE expires_at <= ?", (int(time.time()),)).fetchall()
+            query = "SELECT id, owner FROM files WHERE expires_at <= ?"
+            rows = connection.execute(query, (int(time.time()),)).fetchall()
         for row in rows:
             with suppress(RefusedError):  # somebody was faster
-                self.delete(row["id"])
+                self.delete(row["id"], row["owner"])
 
     def recover(self) -> None:
         """Removes what a crash left: unfinished uploads, and files without a row."""
@@ -122,12 +125,12 @@ def new_file(size: int, filename: str, purpose: str, expires_after_s: int | None
     )
 
 
-def insert(connection: sqlite3.Connection, file: File) -> None:
+def insert(connection: sqlite3.Connection, file: File, owner: str) -> None:
     """Part of a change: the row of a file whose bytes are already in place."""
     connection.execute(
-        "INSERT INTO files (id, bytes, created_at, filename, purpose, expires_at)"
-        " VALUES (:id, :bytes, :created_at, :filename, :purpose, :expires_at)",
-        file.model_dump(),
+        "INSERT INTO files (id, bytes, created_at, filename, purpose, expires_at, owner)"
+        " VALUES (:id, :bytes, :created_at, :filename, :purpose, :expires_at, :owner)",
+        {**file.model_dump(), "owner": owner},
     )
 
 

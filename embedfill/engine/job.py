@@ -30,11 +30,13 @@ class Item:
 
 
 class Job:
-    """Yields each unfinished line once, in file order. `exhausted` once there is none left."""
+    """Yields each unfinished line once, in file order. `exhausted` once there is none left; `outstanding` says how many
+    were taken and have no result yet."""
 
     def __init__(self, batch: Active, spools: Spools) -> None:
         self.batch = batch
         self.exhausted = False
+        self.outstanding = 0
         self.spool: Spool = spools.open(batch.id, batch.seq)
         self._rest = self._unfinished(spools)
         self._appends: list[Future[None]] = []
@@ -43,10 +45,12 @@ class Job:
         """The next unfinished line."""
         item = next(self._rest, None)
         self.exhausted = item is None
+        self.outstanding += item is not None
         return item
 
     def put(self, results: list[Result]) -> None:
         """Appends results; waits while too many of them are not on disk yet."""
+        self.outstanding -= len(results)
         self._appends.append(self.spool.append(results))
         while len(self._appends) > _IN_FLIGHT:
             self._appends.pop(0).result()

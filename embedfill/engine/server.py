@@ -8,36 +8,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from pydantic import SecretStr
 
 from embedfill.engine import room
 from embedfill.engine.app import create_app
 from embedfill.engine.folder import Folder
 from embedfill.engine.loop import Loop
 from embedfill.engine.service import Engine
+from embedfill.engine.settings import EngineSettings
 from embedfill.errors import UsageError, WorldError
 
 _GRACE_S = 2.0  # the user that started us holds the lock already; others may be about to
 _DRAIN_S = 3
 _WATCH_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """`port` 0: the one that the directory's last engine had, else any. `models` are loaded before the first request."""
-
-    data: Path
-    port: int = 0
-    host: str = "127.0.0.1"
-    key: SecretStr | None = None
-    models: tuple[str, ...] = ()
-    threads: int = 0
-    while_used: bool = False
 
 
 def serve(settings: EngineSettings, announce: Callable[[str], None]) -> None:
@@ -52,8 +38,8 @@ def _serve(settings: EngineSettings, announce: Callable[[str], None]) -> None:
     folder = Folder(settings.data)
     folder.lock()
     sock = _bind(settings, folder)
-    engine = Engine(settings.data, settings.threads)
-    for name in settings.models:
+    engine = Engine(settings)
+    for name in settings.preload:
         engine.pool.runner(name)
     server = _Server(engine, settings, folder, announce)
     _on_signals(server)
@@ -78,7 +64,7 @@ class _Server(uvicorn.Server):
     def __init__(
         self, engine: Engine, settings: EngineSettings, folder: Folder, announce: Callable[[str], None]
     ) -> None:
-        app = create_app(engine, settings.key)
+        app = create_app(engine)
         super().__init__(
             uvicorn.Config(
                 app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S
@@ -105,7 +91,7 @@ def _leave_if_unused(folder: Folder, server: _Server, due: float) -> bool:
 
 
 def _check_host(settings: EngineSettings) -> None:
-    if settings.key is None and not _is_loopback(settings.host):
+    if not settings.keyed and not _is_loopback(settings.host):
         raise UsageError(
             f"--host {settings.host} would let everybody in who reaches it",
             "give a key with --api-key or EMBEDFILL_ENGINE_KEY, or bind 127.0.0.1",

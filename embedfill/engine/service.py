@@ -3,12 +3,17 @@
 from pathlib import Path
 
 from embedfill.batchapi.models import BatchError
+from embedfill.batchapi.windows import window_s
 from embedfill.engine.batches import Active, Batches
 from embedfill.engine.database import Database
 from embedfill.engine.files import Files
+from embedfill.engine.jobs import Jobs
 from embedfill.engine.loop import Loop
+from embedfill.engine.owners import Owners
 from embedfill.engine.pool import Pool
 from embedfill.engine.refusal import refused
+from embedfill.engine.served import Served
+from embedfill.engine.settings import EngineSettings
 from embedfill.engine.spool import Spools
 from embedfill.engine.validate import Verdict, validate
 from embedfill.engine.worker import Worker
@@ -21,14 +26,20 @@ _SWEEP_S = 60.0
 class Engine:
     """Owns the data directory. `start` goes on with what a crash interrupted."""
 
-    def __init__(self, root: Path, threads: int) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
+        root = settings.data
         self.data = root
+        self.settings = settings
+        self.owners = Owners(settings.digests())
+        self.windows = {window: window_s(window) or 0 for window in settings.windows}
         self.database = Database(root / "engine.db")
         self.files = Files(root, self.database)
         self.batches = Batches(self.database)
-        self.pool = Pool(threads)
+        self.pool = Pool(settings.threads)
+        self.served = Served(self.pool.names, settings.routes)
         self._spools = Spools(root, self.database)
-        self._worker = Worker(self.batches, self.files, self._spools, self.pool)
+        jobs = Jobs(self.batches, self.files, self._spools, lambda batch: not self._route(batch))
+        self._worker = Worker(jobs, self.pool)
         self._working = Loop("worker", self._worker.step, 1.0)
         self._validating = Loop("validator", self._validate, 1.0)
         self._sweeping = Loop("sweeper", self._sweep, _SWEEP_S)
@@ -79,14 +90,19 @@ class Engine:
         except (RefusedError, FileNotFoundError) as error:
             message = f"The input file '{batch.input_file_id}' cannot be used: {error}"
             return Verdict(errors=[BatchError(code="invalid_request", message=message, param="input_file_id")])
-        return validate(held, batch.endpoint, self.pool.names, self._validating.stopping.is_set)
+        return validate(held, batch.endpoint, self.served, self._validating.stopping.is_set)
 
     def _hold(self, batch: Active) -> Path:
         """Keeps the input for the batch, whatever becomes of the file. Raises RefusedError, FileNotFoundError."""
-        file = self.files.get(batch.input_file_id)  # the id is the client's word: only a row makes it a path
+        file = self.files.get(
+            batch.input_file_id, batch.owner
+        )  # the id is the client's word: only a row makes it a path
         if file.purpose != "batch":
             raise refused(f"Its purpose is '{file.purpose}', not 'batch'.", "input_file_id")
         return self._spools.hold(batch.id, self.files.path(file.id))
+
+    def _route(self, batch: Active) -> str | None:
+        return self.served.route(batch.model or "", batch.endpoint)
 
     def _sweep(self) -> bool:
         self.files.sweep()

@@ -27,8 +27,11 @@ class Result:
     line: int
     spool: Name
     text: bytes
-    tokens: int = 0
+    tokens: int = 0  # of the request
     ran: bool = True
+    cached_tokens: int = 0  # of those
+    output_tokens: int = 0
+    reasoning_tokens: int = 0  # of those
 
 
 class Spool:
@@ -62,23 +65,27 @@ class Spool:
         texts: dict[Name, list[bytes]] = {name: [] for name in NAMES}
         rows: list[tuple[int, int, Name, int, int, int, int]] = []
         ends = dict(self._ends)
+        spent = [0, 0, 0, 0]
         for result in results:
             start = ends[result.spool]
             ends[result.spool] = stop = start + len(result.text)
             texts[result.spool].append(result.text)
             rows.append((self._seq, result.line, result.spool, start, stop, result.tokens, int(result.ran)))
+            spent = [sum(pair) for pair in zip(spent, _spent(result))]
         for name in NAMES:
             if texts[name]:
                 _write(self._files[name], b"".join(texts[name]), self._ends[name])
         self._ends = ends
-        return self._database.write(lambda connection: self._record(connection, rows))
+        return self._database.write(lambda connection: self._record(connection, rows, spent))
 
     def close(self) -> None:
         """Only once every append has resolved."""
         for descriptor in self._files.values():
             os.close(descriptor)
 
-    def _record(self, connection: sqlite3.Connection, rows: list[tuple[int, int, Name, int, int, int, int]]) -> None:
+    def _record(
+        self, connection: sqlite3.Connection, rows: list[tuple[int, int, Name, int, int, int, int]], spent: list[int]
+    ) -> None:
         for name in {row[2] for row in rows}:
             os.fsync(self._files[name])
         connection.executemany(
@@ -86,9 +93,10 @@ class Spool:
         )
         completed = sum(row[2] == "output" for row in rows)
         connection.execute(
-            "UPDATE batches SET completed = completed + ?, failed = failed + ?, input_tokens = input_tokens + ? "
-            "WHERE seq = ?",
-            (completed, len(rows) - completed, sum(row[5] for row in rows), self._seq),
+            "UPDATE batches SET completed = completed + ?, failed = failed + ?, input_tokens = input_tokens + ?, "
+            "cached_tokens = cached_tokens + ?, output_tokens = output_tokens + ?, "
+            "reasoning_tokens = reasoning_tokens + ? WHERE seq = ?",
+            (completed, len(rows) - completed, *spent, self._seq),
         )
 
     def _committed(self) -> dict[Name, int]:
@@ -130,6 +138,10 @@ class Spools:
         for folder in self._root.iterdir():
             if folder.name not in active:
                 shutil.rmtree(folder)
+
+
+def _spent(result: Result) -> tuple[int, int, int, int]:
+    return result.tokens, result.cached_tokens, result.output_tokens, result.reasoning_tokens
 
 
 def _write(descriptor: int, data: bytes, offset: int) -> None:

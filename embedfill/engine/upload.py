@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from embedfill.batchapi.limits import LOCAL
 from embedfill.batchapi.models import File
+from embedfill.engine.auth import owner
 from embedfill.engine.files import Files
 from embedfill.engine.refusal import refused
 from embedfill.errors import RefusedError
@@ -29,7 +30,7 @@ _EXPIRY_S = (3_600, 2_592_000)
 
 async def receive(request: Request, files: Files) -> File:
     """The uploaded file. Raises RefusedError, or ClientDisconnect; neither leaves anything behind."""
-    upload = Upload(files, request.headers.get("content-type", ""))
+    upload = Upload(files, request.headers.get("content-type", ""), owner(request))
     try:
         held, size = [], 0
         async for chunk in request.stream():
@@ -46,11 +47,12 @@ async def receive(request: Request, files: Files) -> File:
 class Upload:
     """One multipart body. `feed` blocks on the disk: call it off the event loop, one call after the other."""
 
-    def __init__(self, files: Files, content_type: str) -> None:
+    def __init__(self, files: Files, content_type: str, owner: str) -> None:
         kind, options = parse_options_header(content_type)
         if kind != "multipart/form-data" or not options.get("boundary"):
             raise refused("Send the file as multipart/form-data.", None, "invalid_content_type")
         self._files = files
+        self._owner = owner
         self._parser = PushMultipartParser(options["boundary"])
         self._part = files.new_part()
         self._file = self._part.open("wb")
@@ -84,7 +86,7 @@ class Upload:
         os.fsync(self._file.fileno())
         if purpose == "batch":
             _check_first_line(self._part)
-        return self._files.adopt(self._part, self._filename or "upload", purpose, expires_after_s)
+        return self._files.adopt(self._part, self._filename or "upload", purpose, expires_after_s, self._owner)
 
     def close(self) -> None:
         with suppress(OSError):  # a full disk: nobody wants what is still to be written

@@ -9,6 +9,7 @@ import orjson
 
 from embedfill.batchapi.limits import LOCAL
 from embedfill.batchapi.models import BatchError
+from embedfill.engine.served import Served
 
 
 @dataclass(slots=True)
@@ -20,7 +21,7 @@ class Verdict:
     errors: list[BatchError] = field(default_factory=list)
 
 
-def validate(path: Path, endpoint: str, models: tuple[str, ...], stopped: Callable[[], bool]) -> Verdict | None:
+def validate(path: Path, endpoint: str, served: Served, stopped: Callable[[], bool]) -> Verdict | None:
     """The verdict on a file for `endpoint`, or None where `stopped` said so before the end. Raises FileNotFoundError."""
     verdict = Verdict()
     known_ids: set[str] = set()
@@ -31,7 +32,7 @@ def validate(path: Path, endpoint: str, models: tuple[str, ...], stopped: Callab
         if verdict.total > LOCAL.batch_requests:
             message = f"The batch has more than {LOCAL.batch_requests} requests; split the file."
             return Verdict(verdict.model, 0, [BatchError(code="too_many_tasks", message=message)])
-        error = _check(raw, endpoint, models, verdict, known_ids)
+        error = _check(raw, endpoint, served, verdict, known_ids)
         if error is not None:
             error.line = number
             verdict.errors.append(error)
@@ -48,9 +49,7 @@ def requests(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, raw
 
 
-def _check(
-    raw: bytes, endpoint: str, models: tuple[str, ...], verdict: Verdict, known_ids: set[str]
-) -> BatchError | None:
+def _check(raw: bytes, endpoint: str, served: Served, verdict: Verdict, known_ids: set[str]) -> BatchError | None:
     """The first thing that is wrong with a line. Notes its id, and the model of the first line that names one."""
     try:
         line = orjson.loads(raw)
@@ -58,7 +57,7 @@ def _check(
         return _error("invalid_json_line", f"This line is not parseable as valid JSON: {error}.", None)
     if not isinstance(line, dict):
         return _error("invalid_json_line", "This line is not a JSON object.", None)
-    return _check_envelope(line, endpoint, known_ids) or _check_body(line["body"], models, verdict)
+    return _check_envelope(line, endpoint, known_ids) or _check_body(line["body"], endpoint, served, verdict)
 
 
 def _check_envelope(line: dict[str, Any], endpoint: str, known_ids: set[str]) -> BatchError | None:
@@ -79,13 +78,15 @@ def _check_envelope(line: dict[str, Any], endpoint: str, known_ids: set[str]) ->
     return None
 
 
-def _check_body(body: dict[str, Any], models: tuple[str, ...], verdict: Verdict) -> BatchError | None:
+def _check_body(body: dict[str, Any], endpoint: str, served: Served, verdict: Verdict) -> BatchError | None:
     model = body.get("model")
     if model is None or model == "":
         return _error("missing_required_parameter", "Missing required parameter: 'body.model'.", "body.model")
-    if model not in models:
-        known = ", ".join(models)
-        return _error("model_not_found", f"The model '{model}' does not exist here; there are: {known}.", "body.model")
+    if not isinstance(model, str):
+        return _error("invalid_type", "'body.model' must be a string.", "body.model")
+    if not served.knows(model, endpoint):
+        message = f"The model '{model}' is not served at {endpoint} here; there are: {', '.join(served.names)}."
+        return _error("model_not_found", message, "body.model")
     verdict.model = verdict.model or model
     if model != verdict.model:
         message = f"All requests of a batch have one model: '{model}' here, '{verdict.model}' before."

@@ -1,28 +1,23 @@
-"""Runs batches: a thread beside the event loop that takes lines, embeds them together and settles what has ended.
+"""Runs batches on local models: a thread beside the event loop that takes lines and embeds them together.
 
-Lines of all running batches of one model are gathered into windows, oldest batch first. A line is finished once its
-row is on disk; whatever a crash interrupts is run again, and nothing else is.
+Lines of all running batches of one model are gathered into windows. A line is finished once its row is on disk;
+whatever a crash interrupts is run again, and nothing else is.
 """
 
 import time
 from collections.abc import Sequence
-from itertools import islice
 
-from embedfill.batchapi.models import File
-from embedfill.engine import embeddings, files
-from embedfill.engine.batches import Active, Batches
+from embedfill.engine import embeddings
 from embedfill.engine.embeddings import Embedded, EmbeddingRequest
-from embedfill.engine.files import Files
-from embedfill.engine.job import Item, Job, failed, never_run, succeeded
+from embedfill.engine.job import Item, Job, failed, succeeded
+from embedfill.engine.jobs import Jobs
 from embedfill.engine.pool import Answer, Pace, Pool, Runner
-from embedfill.engine.spool import Name, Result, Spools
+from embedfill.engine.spool import Result
 from embedfill.errors import EmbedfillError, RefusedError
 
 _WINDOW_S = 0.5
 _WINDOW_BYTES = (16_384, 4_194_304)  # of request lines
 _WINDOW_INPUTS = 8_192
-_OPEN_BATCHES = 64  # three open files each
-_WRITTEN_OFF = 1_000  # lines of one append
 
 # What a request can make a model raise. It costs that request its result, not the engine its life.
 _MODEL_FAILURES = (EmbedfillError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, MemoryError)
@@ -33,48 +28,20 @@ Window = list[tuple[Job, Item, EmbeddingRequest]]
 class Worker:
     """`step` does one piece of work, of about half a second, and is called by one thread only."""
 
-    def __init__(self, batches: Batches, files: Files, spools: Spools, pool: Pool) -> None:
-        self._batches = batches
-        self._files = files
-        self._spools = spools
+    def __init__(self, jobs: Jobs, pool: Pool) -> None:
+        self._jobs = jobs
         self._pool = pool
-        self._jobs: dict[str, Job] = {}
         self._pace = Pace(_WINDOW_S, *_WINDOW_BYTES)
 
     def step(self) -> bool:
-        """Settles what is to be settled, else runs one window. False when there is nothing to do."""
-        active = [batch for batch in self._batches.active() if batch.model is not None]  # validated
-        running = [batch for batch in active if not self._settled(batch)][:_OPEN_BATCHES]
+        """Settles what is to be settled, and runs one window. False when there is nothing to do."""
+        running = self._jobs.running()
         if running:
-            self._run([self._job(batch) for batch in running if batch.model == running[0].model])
-        return bool(active)
+            self._run([job for job in running if job.batch.model == running[0].batch.model])
+        return self._jobs.active
 
     def close(self) -> None:
-        for job in self._jobs.values():
-            job.settle()
-            job.close()
-        self._jobs.clear()
-
-    def _job(self, batch: Active) -> Job:
-        if batch.id not in self._jobs:
-            self._jobs[batch.id] = Job(batch, self._spools)
-        return self._jobs[batch.id]
-
-    def _settled(self, batch: Active) -> bool:
-        """Brings a batch to its end where it is due; False where it still has to run."""
-        if batch.status == "cancelling":
-            self._write_off(batch, "batch_cancelled", "This request was not run: the batch was cancelled.")
-            self._end(batch, "cancelling", "cancelled")
-        elif batch.status == "finalizing" or (batch.id in self._jobs and self._jobs[batch.id].exhausted):
-            self._job(batch).settle()
-            if self._batches.finalize(batch.id):
-                self._end(batch, "finalizing", "completed")
-        elif time.time() >= batch.expires_at:
-            self._write_off(batch, "batch_expired", "This request could not be run before the batch expired.")
-            self._end(batch, "in_progress", "expired")
-        else:
-            return False
-        return True
+        self._jobs.close()
 
     def _run(self, jobs: list[Job]) -> None:
         runner = self._pool.runner(jobs[0].batch.model or "")
@@ -85,8 +52,9 @@ class Worker:
         for (job, item, request), reply in zip(window, answers):
             line = succeeded(item, request, reply) if isinstance(reply, Embedded) else failed(item, reply)
             results.setdefault(job.batch.id, []).append(line)
-        for batch_id, lines in results.items():
-            self._jobs[batch_id].put(lines)
+        for job in jobs:
+            if job.batch.id in results:
+                job.put(results[job.batch.id])
         self._pace.took(size, time.perf_counter() - began)
 
     def _gather(self, jobs: list[Job], runner: Runner) -> tuple[Window, int]:
@@ -107,35 +75,6 @@ class Worker:
             if refusals:
                 job.put(refusals)
         return window, size
-
-    def _write_off(self, batch: Active, code: str, message: str) -> None:
-        """Gives every request that is left a line that says why it was not run."""
-        job = self._job(batch)
-        while items := list(islice(iter(job.take, None), _WRITTEN_OFF)):
-            job.put([never_run(item, code, message) for item in items])
-
-    def _end(self, batch: Active, before: str, after: str) -> None:
-        """Turns the spool into files and ends the batch. Where its status changed meanwhile, the next step sees to it."""
-        job = self._job(batch)
-        job.settle()
-        output, error = self._link(job, "output"), self._link(job, "error")
-        if self._batches.end(batch.id, before, after, output, error):
-            job.close()
-            del self._jobs[batch.id]
-            self._spools.remove(batch.id)
-        else:
-            for file in (output, error):
-                if file is not None:
-                    self._files.path(file.id).unlink()
-
-    def _link(self, job: Job, name: Name) -> File | None:
-        """A file of what was spooled, still without a row; None where nothing was."""
-        size = job.spool.size(name)
-        if not size:
-            return None
-        file = files.new_file(size, f"{job.batch.id}_{name}.jsonl", "batch_output", job.batch.output_seconds)
-        self._files.link(job.spool.path(name), file)
-        return file
 
 
 def _answers(runner: Runner, requests: Sequence[EmbeddingRequest]) -> list[Answer]:

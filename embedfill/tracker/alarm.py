@@ -1,10 +1,10 @@
 """Tells, once each, of batches that near the end of their window and still run. Changes nothing."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from embedfill.batchapi.models import Batch
+from embedfill.batchapi.windows import window_s
 from embedfill.tracker.state import ShardState, store_time
 from embedfill.tracker.submit import Account
 
@@ -24,7 +24,7 @@ class Alarm:
 
     def look(self, submitted: Iterable[ShardState], batches: Mapping[str, Batch | None]) -> None:
         running = [(shard, batch) for shard in submitted if (batch := batches.get(str(shard.batch_id)))]
-        ages = {batch.id: (shard, window_s(batch)) for shard, batch in running if not batch.ended}
+        ages = {batch.id: (shard, length_s(batch)) for shard, batch in running if not batch.ended}
         new = {name: pair for name, pair in ages.items() if name not in self.told and pair[1]}
         now = self.account.clock.now()
         if not new or now < self._look_at:
@@ -40,9 +40,8 @@ class Alarm:
                 )
 
 
-def window_s(batch: Batch) -> float:
+def length_s(batch: Batch) -> float:
     """Seconds that the provider gives a batch; 0 where it does not say."""
     if batch.expires_at:
         return max(0.0, batch.expires_at - batch.created_at)
-    hours = re.fullmatch(r"(\d+)h", batch.completion_window)
-    return int(hours[1]) * _HOUR_S if hours else 0.0
+    return window_s(batch.completion_window) or 0.0

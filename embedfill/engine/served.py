@@ -1,0 +1,31 @@
+"""What an engine answers for: its local models, and the routes to other servers. Asks nobody, loads nothing."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from embedfill.batchapi.models import EMBEDDINGS
+from embedfill.engine.settings import RouteSettings
+
+
+class Served:
+    def __init__(self, local: tuple[str, ...], routes: Mapping[str, RouteSettings]) -> None:
+        self._local = local
+        self._routes = dict(routes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Models that can be listed: the local ones, and those that a route names in full."""
+        plain = (pattern for pattern in self._routes if not set(pattern) & set("*?["))
+        return tuple(dict.fromkeys((*self._local, *plain)))
+
+    def route(self, model: str, endpoint: str) -> str | None:
+        """The pattern of the first route that takes this model at this endpoint; None where none does. A route stands
+        over a local model of the same name."""
+        for pattern, route in self._routes.items():
+            if fnmatchcase(model, pattern) and (route.endpoints is None or endpoint in route.endpoints):
+                return pattern
+        return None
+
+    def knows(self, model: str, endpoint: str) -> bool:
+        """Whether a request would be run at all."""
+        return self.route(model, endpoint) is not None or (endpoint == EMBEDDINGS and model in self._local)
