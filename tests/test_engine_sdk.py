@@ -149,7 +149,7 @@ def test_errors_are_what_the_client_expects(sdk: openai.OpenAI) -> None:
         sdk.embeddings.create(model="none", input="text")
     assert (found.value.code, found.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError) as bad:
-        sdk.batches.create(input_file_id="file-x", endpoint="/v1/completions", completion_window="24h")
+        sdk.batches.create(input_file_id="file-x", endpoint="/v1/images/generations", completion_window="24h")
     assert (bad.value.param, bad.value.code) == ("endpoint", "invalid_value") and "/v1/embeddings" in bad.value.message
 
 
