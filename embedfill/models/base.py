@@ -1,7 +1,7 @@
 """The one interface of a local embedding model, and of a tokenizer. No model lives here."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,27 @@ class Tokenizer(Protocol):
         """Character offset where each token of `text` starts, shape (tokens,), not decreasing."""
 
 
+@runtime_checkable
+class IdTokenizer(Tokenizer, Protocol):
+    """A tokenizer that gives token ids: a model that has one is asked for vectors of ids, so nothing is tokenized twice."""
+
+    vocabulary: int  # ids are below it
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens."""
+
+
 class Model(Protocol):
     """A model that runs in this process. Thread-safe; never on an event loop."""
 
     name: str
     dimensions: int
     max_tokens: int  # of a text, special tokens included
-    shorter_dimensions: tuple[int, ...]  # what `dimensions` may also ask for (then normalised again)
     tokenizer: Tokenizer
+
+    @property
+    def shorter_dimensions(self) -> Sequence[int]:
+        """What `dimensions` may also ask for (then normalised again)."""
 
     def embed(self, inputs: Sequence[str | Sequence[int]]) -> Vectors:
         """Unit vectors, float32, shape (len(inputs), dimensions), in order. An input is a text or its token ids
