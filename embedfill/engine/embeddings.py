@@ -116,9 +116,15 @@ def _dimensions(body: dict[str, Any], model: Model) -> int | None:
     if value is None or (value == model.dimensions and type(value) is int):
         return None
     if type(value) is not int or value not in model.shorter_dimensions:
-        allowed = ", ".join(map(str, (*model.shorter_dimensions, model.dimensions)))
-        raise refused(f"dimensions of {model.name} must be one of: {allowed}.", "dimensions")
+        raise refused(f"dimensions of {model.name} must be {_allowed(model)}.", "dimensions")
     return value
+
+
+def _allowed(model: Model) -> str:
+    shorter = model.shorter_dimensions
+    if isinstance(shorter, range):
+        return f"from {shorter.start} to {model.dimensions}"
+    return f"one of: {', '.join(map(str, (*shorter, model.dimensions)))}"
 
 
 def unknown_token(inputs: Sequence[Input], vocabulary: int) -> RefusedError | None:

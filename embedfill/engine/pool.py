@@ -6,17 +6,17 @@ forward passes. A synchronous request waits for one forward pass of a batch at m
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
 from embedfill.engine.embeddings import Embedded, EmbeddingRequest, Input, over_limit, unknown_token
 from embedfill.errors import RefusedError
-from embedfill.models.base import Model, Vectors
+from embedfill.models.base import IdTokenizer, Model, Vectors
 from embedfill.models.known import LOCAL
 from embedfill.models.load import load
-from embedfill.models.tokenizers import load_file
 
 _FORWARD_S = 0.2
 _FORWARD_TOKENS = (1_024, 131_072)
@@ -64,41 +64,52 @@ class Gate:
 
 
 class Runner:
-    """One loaded model."""
+    """One loaded model. Runners that share a gate run one at a time: together they take no more cores than one."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, gate: Gate | None = None) -> None:
         self.model = model
-        self._tokenizer = load_file(model.name)
-        self._gate = Gate()
+        self._ids = model.tokenizer if isinstance(model.tokenizer, IdTokenizer) else None
+        self._gate = gate or Gate()
         self._pace = Pace(_FORWARD_S, *_FORWARD_TOKENS)
 
     def answer(self, requests: Sequence[EmbeddingRequest], urgent: bool = False) -> list[Answer]:
         """Vectors and token counts of each request, or why it is refused."""
         places: dict[Input, int] = {}
         rows = [[places.setdefault(item, len(places)) for item in request.inputs] for request in requests]
-        ids = self._ids(list(places))
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids)) + self._tokenizer.special_tokens
-        counts = [lengths[row].tolist() for row in rows]
-        refusals = [
-            over_limit(count, self.model.max_tokens) or unknown_token(request.inputs, self._tokenizer.vocabulary)
-            for count, request in zip(counts, requests)
-        ]
-        if any(refusals):
-            wanted = {place for row, refusal in zip(rows, refusals) if not refusal for place in row}
-            ids = [tokens if place in wanted else () for place, tokens in enumerate(ids)]
-        vectors = self._embed(ids, urgent)
+        inputs, lengths = self._tokenized(list(places))
+        counts = [[lengths[place] for place in row] for row in rows]
+        refusals = self._refusals(requests, counts)
+        wanted = {place for row, refusal in zip(rows, refusals) if not refusal for place in row}
+        vectors = self._embed(inputs, lengths, wanted, urgent)
         return [refusal or Embedded(vectors[row], sum(count)) for row, count, refusal in zip(rows, counts, refusals)]
 
-    def _ids(self, inputs: list[Input]) -> list[Sequence[int]]:
-        texts = iter(self._tokenizer.ids([item for item in inputs if isinstance(item, str)]))
-        return [next(texts) if isinstance(item, str) else item for item in inputs]
+    def _refusals(self, requests: Sequence[EmbeddingRequest], counts: list[list[int]]) -> list[RefusedError | None]:
+        most, vocabulary = self.model.max_tokens, self.model.tokenizer.vocabulary
+        return [
+            over_limit(count, most) or unknown_token(request.inputs, vocabulary)
+            for count, request in zip(counts, requests)
+        ]
 
-    def _embed(self, inputs: list[Sequence[int]], urgent: bool) -> Vectors:
-        """Vectors in order, shape (inputs, dimensions), by forward passes of inputs of like length."""
+    def _tokenized(self, inputs: list[Input]) -> tuple[Sequence[str | Sequence[int]], list[int]]:
+        """What the model is given, token ids where its tokenizer gives them, and the tokens of each."""
+        tokenizer = self.model.tokenizer
+        texts = [item for item in inputs if isinstance(item, str)]
+        if self._ids is not None:
+            found = iter(self._ids.ids(texts))
+            ids = [next(found) if isinstance(item, str) else item for item in inputs]
+            return ids, [len(item) + tokenizer.special_tokens for item in ids]
+        counts = iter(tokenizer.count(texts))
+        lengths = [next(counts) if isinstance(item, str) else len(item) for item in inputs]
+        return inputs, [length + tokenizer.special_tokens for length in lengths]
+
+    def _embed(
+        self, inputs: Sequence[str | Sequence[int]], lengths: Sequence[int], wanted: Iterable[int], urgent: bool
+    ) -> Vectors:
+        """Vectors in order, shape (inputs, dimensions), of those wanted, by forward passes of inputs of like length."""
         vectors = np.empty((len(inputs), self.model.dimensions), np.float32)
-        order = sorted(range(len(inputs)), key=lambda place: len(inputs[place]))
+        order = sorted(wanted, key=lengths.__getitem__)
         start = 0
-        ends = np.cumsum([len(inputs[place]) for place in order])
+        ends = np.cumsum([lengths[place] for place in order])
         while start < len(order):
             done = int(ends[start - 1]) if start else 0
             stop = max(int(np.searchsorted(ends, done + self._pace.budget, "right")), start + 1)
@@ -114,19 +125,26 @@ class Runner:
 class Pool:
     """Models by name. A model is loaded when it is first asked for."""
 
-    names = LOCAL
-
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self._makers: dict[str, Callable[[], Model]] = {name: partial(load, name, threads) for name in LOCAL}
         self._runners: dict[str, Runner] = {}
+        self._gate = Gate()
         self._lock = threading.Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._makers)
+
+    def add(self, name: str, make: Callable[[], Model]) -> None:
+        """One more model; `make` loads it."""
+        self._makers[name] = make
 
     def runner(self, name: str) -> Runner:
         """Raises RefusedError (404) for an unknown name, ModelError where its packages are missing."""
-        if name not in self.names:
+        if name not in self._makers:
             message = f"The model '{name}' does not exist here; there are: {', '.join(self.names)}."
             raise RefusedError(404, "model_not_found", message, param="model")
         with self._lock:
             if name not in self._runners:
-                self._runners[name] = Runner(load(name, self._threads))
+                self._runners[name] = Runner(self._makers[name](), self._gate)
             return self._runners[name]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from embedfill.batchapi.models import BatchError
 from embedfill.batchapi.windows import window_s
+from embedfill.engine import rehearsal
 from embedfill.engine.batches import Active, Batches
 from embedfill.engine.database import Database
 from embedfill.engine.files import Files
@@ -36,6 +37,8 @@ class Engine:
         self.files = Files(root, self.database)
         self.batches = Batches(self.database)
         self.pool = Pool(settings.threads)
+        for name in settings.rehearse:
+            self.pool.add(name, rehearsal.maker(name))
         self.served = Served(self.pool.names, settings.routes)
         self._spools = Spools(root, self.database)
         jobs = Jobs(self.batches, self.files, self._spools, lambda batch: not self._route(batch))

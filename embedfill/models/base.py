@@ -14,6 +14,7 @@ class Tokenizer(Protocol):
 
     name: str
     special_tokens: int  # added by the model around every text; not part of `count`
+    vocabulary: int  # token ids are below it
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens."""
@@ -25,8 +26,6 @@ class Tokenizer(Protocol):
 @runtime_checkable
 class IdTokenizer(Tokenizer, Protocol):
     """A tokenizer that gives token ids: a model that has one is asked for vectors of ids, so nothing is tokenized twice."""
-
-    vocabulary: int  # ids are below it
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""

@@ -20,6 +20,7 @@ _BPE_SPECIAL = {
     "cl100k_base": ("<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|endofprompt|>"),
     "o200k_base": ("<|endoftext|>", "<|endofprompt|>"),
 }
+_BPE_VOCABULARY = {"cl100k_base": 100_277, "o200k_base": 200_019}  # special tokens included
 BPE_NAMES = tuple(_BPE_SPECIAL)
 NAMES = (*BPE_NAMES, "all-MiniLM-L6-v2", "wordllama-256")
 _DATA = Path(__file__).parent / "data"
@@ -45,6 +46,7 @@ class FastBpe:
         import toktok
 
         self.name = name
+        self.vocabulary = _BPE_VOCABULARY[name]
         self._core: Any = toktok._encoding(name)
         lengths = [len(token or b"") for token in self._core.token_byte_values()]
         self._lengths = np.array(lengths, np.int64)
@@ -74,6 +76,7 @@ class PlainBpe:
 
     def __init__(self, name: str, encoding: Encoding) -> None:
         self.name = name
+        self.vocabulary = _BPE_VOCABULARY[name]
         self._encoding = encoding
 
     def count(self, texts: Sequence[str]) -> list[int]:
