@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+# What the engine reads at all, whoever asks: these bound its memory, and stand for no provider's rules.
+BODY_BYTES = 64 << 20  # of a JSON body, and so of a line in a batch file: parsed it takes several times as much
+JSON_DEPTH = 100  # of lists and objects in each other
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -30,6 +30,16 @@ ALTER TABLE batches ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 ALTER TABLE batches ADD COLUMN cached_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE batches ADD COLUMN output_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE batches ADD COLUMN reasoning_tokens INTEGER NOT NULL DEFAULT 0;
+-- `completed_with`: the part ids of a completed upload, as JSON.
+CREATE TABLE uploads (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL, filename TEXT NOT NULL, purpose TEXT NOT NULL, status TEXT NOT NULL,
+    file_seconds INTEGER, file_id TEXT, completed_with TEXT, owner TEXT NOT NULL
+) STRICT;
+CREATE TABLE upload_parts (
+    id TEXT PRIMARY KEY, upload INTEGER NOT NULL, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX upload_parts_by_upload ON upload_parts (upload);
 """
 
 STEPS = (_1, _2)
