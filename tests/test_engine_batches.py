@@ -12,7 +12,7 @@ import pytest
 from embedfill.batchapi.models import BatchError
 from embedfill.engine.batches import Batches, NewBatch
 from embedfill.engine.database import Database
-from embedfill.engine.files import Files
+from embedfill.engine.files import Files, new_file
 from embedfill.engine.jobs import Jobs
 from embedfill.engine.pool import Pool, Runner
 from embedfill.engine.served import Served
@@ -127,7 +127,7 @@ class Bench:
         """A batch, already validated unless told otherwise; the input file is gone by then."""
         part = self.files.new_part()
         part.write_bytes(data)
-        file = self.files.adopt(part, "in.jsonl", "batch", None, "")
+        file = self.files.adopt(part, new_file(len(data), "in.jsonl", "batch", None), "")
         new = NewBatch("/v1/embeddings", file.id, "24h", None, None, None, "{}")
         batch_id = self.batches.create(new).id
         held = self.spools.hold(batch_id, self.files.path(file.id))

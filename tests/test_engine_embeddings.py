@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
+from embedfill.batchapi.limits import BODY_BYTES
 from embedfill.engine.embeddings import Embedded, EmbeddingRequest
 from embedfill.engine.pool import Gate, Pace, Pool, Runner
-from embedfill.engine.wire import MAX_JSON_BYTES
 from embedfill.errors import RefusedError
 from embedfill.models.base import Vectors
 from embedfill.models.load import load
@@ -74,7 +74,7 @@ def test_a_text_of_few_tokens_may_be_long(engine: EngineProcess) -> None:
 
 
 def test_a_huge_body_is_refused(engine: EngineProcess) -> None:
-    response = engine.post("/embeddings", content=b" " * (MAX_JSON_BYTES + 1))
+    response = engine.post("/embeddings", content=b" " * (BODY_BYTES + 1))
     assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
 
 

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from embedfill.engine.database import Database
-from embedfill.engine.files import Files
-from embedfill.engine.upload import Upload, expiry
+from embedfill.engine.files import Files, new_file
+from embedfill.engine.form import Form
+from embedfill.engine.upload import expiry
 from embedfill.errors import RefusedError
 from tests.engine_fixtures import EngineProcess, jsonl, request_line, until
 
@@ -172,14 +173,13 @@ def files(tmp_path: Path) -> Iterator[Files]:
     database.close()
 
 
-def test_the_size_limit_holds_while_bytes_arrive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedfill.engine.upload._OTHER_BYTES", 1000)
-    upload = Upload(files, "multipart/form-data; boundary=b", "")
-    upload.feed(b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n')
-    upload.feed(b"x" * 1000)
+def test_the_size_limit_holds_while_bytes_arrive(files: Files) -> None:
+    form = Form("multipart/form-data; boundary=b", "file", files.new_part(), lambda fields: 1000)
+    form.feed(b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n')
+    form.feed(b"x" * 1000)
     with pytest.raises(RefusedError, match="too large") as refused:
-        upload.feed(b"x" * 10 + b"\r\n")
-    upload.close()
+        form.feed(b"x" * 10 + b"\r\n")
+    form.close()
     assert refused.value.status == 400
     assert list((files.new_part().parent).iterdir()) == []
 
@@ -187,7 +187,7 @@ def test_the_size_limit_holds_while_bytes_arrive(files: Files, monkeypatch: pyte
 def test_expired_files_are_gone(files: Files, tmp_path: Path) -> None:
     part = files.new_part()
     part.write_bytes(b"x")
-    file = files.adopt(part, "x", "batch", 3600, "")
+    file = files.adopt(part, new_file(1, "x", "batch", 3600), "")
     assert [found["id"] for found in files.page(None, None, 10, "").data] == [file.id]
     with sqlite3.connect(tmp_path / "engine.db") as connection:
         connection.execute("UPDATE files SET expires_at = ?", (int(time.time()) - 1,))

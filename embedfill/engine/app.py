@@ -14,6 +14,7 @@ from embedfill.engine.file_routes import FileRoutes
 from embedfill.engine.model_routes import ModelRoutes
 from embedfill.engine.room import FAILURES, refusal
 from embedfill.engine.service import Engine
+from embedfill.engine.upload_routes import UploadRoutes
 from embedfill.engine.wire import answer, on_error, refuse
 from embedfill.errors import EmbedfillError
 
@@ -22,6 +23,7 @@ def create_app(engine: Engine) -> Starlette:
     """The application of an engine that is started and stopped by the caller."""
     api = [
         *FileRoutes(engine.files).routes(),
+        *UploadRoutes(engine.uploads).routes(),
         *BatchRoutes(engine.batches, engine.windows, engine.wake).routes(),
         *ModelRoutes(engine.pool).routes(),
     ]

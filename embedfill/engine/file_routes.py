@@ -1,16 +1,22 @@
 """The routes under /files: upload, list, retrieve, delete, content. HTTP only; `Files` does the work."""
 
+import os
+
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from embedfill.engine import upload
+from embedfill.batchapi.models import File
+from embedfill.engine import ranges
 from embedfill.engine.auth import owner
 from embedfill.engine.files import Files
 from embedfill.engine.refusal import refused
+from embedfill.engine.upload import upload
 from embedfill.engine.wire import Enveloped, answer, limit
+from embedfill.errors import RefusedError
 
 _MOST = 10_000
 
@@ -36,7 +42,7 @@ class FileRoutes:
 
     async def create(self, request: Request) -> Response:
         try:
-            return answer(await upload.receive(request, self._files))
+            return answer(await upload(request, self._files))
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
 
@@ -58,8 +64,40 @@ class FileRoutes:
         return answer({"id": file_id, "object": "file", "deleted": True})
 
     async def content(self, request: Request) -> ASGIApp:
-        file = await run_in_threadpool(self._files.get, request.path_params["id"], owner(request))
-        # A file never changes under its id, so the id is a strong validator.
-        headers = {"ETag": f'"{file.id}"'}
-        path = self._files.path(file.id)
-        return Enveloped(Content(path, headers=headers, media_type="application/octet-stream", filename=file.filename))
+        file, stat = await run_in_threadpool(self._find, request.path_params["id"], owner(request))
+        etag = f'"{file.id}"'  # a file never changes under its id, so the id is a strong validator
+        headers = {"ETag": etag}
+        if ranges.matches(request.headers.get("if-none-match", ""), etag):
+            return Response(status_code=304, headers=headers)
+        _only_readable(request, stat.st_size)
+        return Enveloped(
+            Content(
+                self._files.path(file.id),
+                headers=headers,
+                media_type="application/octet-stream",
+                filename=file.filename,
+                stat_result=stat,
+            )
+        )
+
+    def _find(self, file_id: str, owner: str) -> tuple[File, os.stat_result]:
+        """Raises RefusedError: 404, or 500 where a file has lost its bytes."""
+        file = self._files.get(file_id, owner)
+        try:
+            return file, self._files.path(file.id).stat()
+        except FileNotFoundError:
+            self._files.get(file_id, owner)  # somebody may have deleted it just now
+            message = (
+                f"The bytes of {file.id} are gone from the engine's directory: delete the file, and upload it again."
+            )
+            raise RefusedError(500, "file_bytes_missing", message) from None
+
+
+def _only_readable(request: Request, size: int) -> None:
+    """Leaves of a request's Range what the response can serve."""
+    headers = MutableHeaders(scope=request.scope)
+    asked = ",".join(request.headers.getlist("range"))
+    del headers["range"]
+    left = ranges.readable(asked, size) if asked else None
+    if left is not None:
+        headers["range"] = left

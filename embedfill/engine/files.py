@@ -3,22 +3,26 @@
 A file stands under its id, complete and synced, before its row exists; what has no row after a crash is removed.
 """
 
+import re
 import secrets
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from embedfill.batchapi.models import File, Page
 from embedfill.engine.database import Database
 from embedfill.engine.owners import SEEN
+from embedfill.engine.refusal import refused
 from embedfill.engine.room import FAILURES
-from embedfill.errors import RefusedError
+from embedfill.errors import EmbedfillError, RefusedError
 from embedfill.store.local import sync_directory
 
 KEPT_S = 30 * 86_400  # how long batch files and outputs are kept, unless asked otherwise
 _COLUMNS = "id, bytes, created_at, filename, purpose, expires_at"
 _ALIVE = "(expires_at IS NULL OR expires_at > ?)"
+_NAME_CHARS = 255
 
 
 class Files:
@@ -36,14 +40,22 @@ class Files:
         """Where an upload may be written until it is complete."""
         return self._parts / secrets.token_hex(12)
 
-    def adopt(self, part: Path, filename: str, purpose: str, expires_after_s: int | None, owner: str) -> File:
-        """Makes a complete, synced part file a file. Returns once it would survive a power failure."""
-        file = new_file(part.stat().st_size, filename, purpose, expires_after_s)
+    def adopt(
+        self, part: Path, file: File, owner: str, also: Callable[[sqlite3.Connection], None] | None = None
+    ) -> File:
+        """Makes a complete, synced part file a file. Returns once it would survive a power failure. What must change in
+        the database with it is `also`; where that raises, there is no file."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            insert(connection, file, owner)
+            if also is not None:
+                also(connection)
+
         part.rename(self.path(file.id))
         sync_directory(self._files)
         try:
-            self._database.write(lambda connection: insert(connection, file, owner)).result()
-        except FAILURES:  # most likely a full disk: give the room back
+            self._database.write(change).result()
+        except (*FAILURES, EmbedfillError):  # most likely a full disk: give the room back
             self.path(file.id).unlink()
             raise
         return file
@@ -123,6 +135,15 @@ def new_file(size: int, filename: str, purpose: str, expires_after_s: int | None
         purpose=purpose,
         expires_at=now + kept if kept else None,
     )
+
+
+def plain_name(name: str, param: str) -> str:
+    """A client's name for a file as others may use it for theirs: no folders, no control characters. Raises RefusedError
+    (400) where it is too long."""
+    plain = re.sub(r"[\x00-\x1f\x7f]", "", re.split(r"[/\\]", name)[-1])
+    if len(plain) > _NAME_CHARS:
+        raise refused(f"The file's name has {len(plain)} characters; at most {_NAME_CHARS} are allowed.", param)
+    return plain if plain.strip(". ") else "upload"
 
 
 def insert(connection: sqlite3.Connection, file: File, owner: str) -> None:

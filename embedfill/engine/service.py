@@ -16,6 +16,7 @@ from embedfill.engine.refusal import refused
 from embedfill.engine.served import Served
 from embedfill.engine.settings import EngineSettings
 from embedfill.engine.spool import Spools
+from embedfill.engine.uploads import Uploads
 from embedfill.engine.validate import Verdict, validate
 from embedfill.engine.worker import Worker
 from embedfill.errors import RefusedError
@@ -35,6 +36,7 @@ class Engine:
         self.windows = {window: window_s(window) or 0 for window in settings.windows}
         self.database = Database(root / "engine.db")
         self.files = Files(root, self.database)
+        self.uploads = Uploads(root, self.database, self.files)
         self.batches = Batches(self.database)
         self.pool = Pool(settings.threads)
         for name in settings.rehearse:
@@ -49,6 +51,7 @@ class Engine:
 
     def start(self) -> None:
         self.files.recover()
+        self.uploads.recover()
         self._spools.recover({batch.id for batch in self.batches.active()})
         for loop in (self._validating, self._working, self._sweeping):
             loop.start()
@@ -109,4 +112,5 @@ class Engine:
 
     def _sweep(self) -> bool:
         self.files.sweep()
+        self.uploads.sweep()
         return False

@@ -1,130 +1,62 @@
-"""Receives a multipart upload straight into a part file, with the size limit enforced on the way.
+"""What an uploaded file must be: its purpose, size, expiry and first line. Where its bytes come from, others know."""
 
-Fields may come before or after the file. The part file is removed unless it becomes a file.
-"""
-
-import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
-from multipart import MultipartError, PushMultipartParser, parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from embedfill.batchapi.limits import LOCAL
+from embedfill.batchapi.limits import BODY_BYTES, LOCAL
 from embedfill.batchapi.models import File
 from embedfill.engine.auth import owner
-from embedfill.engine.files import Files
+from embedfill.engine.files import Files, new_file, plain_name
+from embedfill.engine.form import Form, receive
+from embedfill.engine.json_text import loads
 from embedfill.engine.refusal import refused
 from embedfill.errors import RefusedError
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
 _OTHER_BYTES = 512_000_000
-_FIELD_BYTES = 65_536
-_BUFFER_BYTES = 1 << 20
 _EXPIRY_S = (3_600, 2_592_000)
+_BLOCK = 1 << 20
 
 
-async def receive(request: Request, files: Files) -> File:
-    """The uploaded file. Raises RefusedError, or ClientDisconnect; neither leaves anything behind."""
-    upload = Upload(files, request.headers.get("content-type", ""), owner(request))
-    try:
-        held, size = [], 0
-        async for chunk in request.stream():
-            held.append(chunk)
-            size += len(chunk)
-            if size >= _BUFFER_BYTES:
-                await run_in_threadpool(upload.feed, b"".join(held))
-                held, size = [], 0
-        return await run_in_threadpool(upload.finish, b"".join(held))
-    finally:
-        upload.close()
+async def upload(request: Request, files: Files) -> File:
+    """The file of a multipart body. Raises RefusedError, or ClientDisconnect; neither leaves anything behind."""
+    form = Form(request.headers.get("content-type", ""), "file", files.new_part(), _most)
+    return await receive(request, form, _finish(form, files, owner(request)))
 
 
-class Upload:
-    """One multipart body. `feed` blocks on the disk: call it off the event loop, one call after the other."""
-
-    def __init__(self, files: Files, content_type: str, owner: str) -> None:
-        kind, options = parse_options_header(content_type)
-        if kind != "multipart/form-data" or not options.get("boundary"):
-            raise refused("Send the file as multipart/form-data.", None, "invalid_content_type")
-        self._files = files
-        self._owner = owner
-        self._parser = PushMultipartParser(options["boundary"])
-        self._part = files.new_part()
-        self._file = self._part.open("wb")
-        self._fields: dict[str, bytearray] = {}
-        self._name = ""
-        self._filename: str | None = None
-        self._bytes = 0
-
-    def feed(self, data: bytes, last: bool = False) -> None:
-        """Raises RefusedError (400) for a malformed body and for one that is too large."""
-        try:
-            for event in self._parser.parse(data) if data else ():
-                if isinstance(event, bytes | bytearray):
-                    self._payload(event)
-                elif event is not None:
-                    self._segment(event)
-            if last:
-                self._parser.close()
-        except MultipartError as error:
-            raise refused(f"The multipart body is malformed: {error}.", None, "invalid_multipart") from None
-
-    def finish(self, data: bytes) -> File:
-        """Takes the last bytes, checks the whole and makes it a file."""
-        self.feed(data, last=True)
-        purpose = self._purpose()
-        if self._filename is None:
-            raise refused("Missing required parameter: 'file'.", "file", "missing_required_parameter")
-        self._check_size(purpose)
-        expires_after_s = expiry({name: value.decode(errors="replace") for name, value in self._fields.items()})
-        self._file.flush()
-        os.fsync(self._file.fileno())
+def _finish(form: Form, files: Files, owner: str) -> Callable[[], File]:
+    def finish() -> File:
+        fields = form.fields
+        purpose = checked_purpose(fields.get("purpose"))
+        kept_s = expiry(fields)
+        name = plain_name(form.filename or "upload", "file")
         if purpose == "batch":
-            _check_first_line(self._part)
-        return self._files.adopt(self._part, self._filename or "upload", purpose, expires_after_s, self._owner)
+            check_first_line(form.part)
+        return files.adopt(form.part, new_file(form.bytes, name, purpose, kept_s), owner)
 
-    def close(self) -> None:
-        with suppress(OSError):  # a full disk: nobody wants what is still to be written
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+    return finish
 
-    def _segment(self, segment: Any) -> None:  # noqa: ANN401 - multipart has no types
-        self._name = segment.name or ""
-        if self._name == "file":
-            if self._filename is not None:
-                raise refused("Send one file.", "file")
-            self._filename = segment.filename or ""
-        else:
-            self._fields[self._name] = bytearray()
 
-    def _payload(self, data: bytes | bytearray) -> None:
-        if self._name == "file":
-            self._file.write(data)
-            self._bytes += len(data)
-            self._check_size(self._fields.get("purpose", b"").decode(errors="replace"))
-        else:
-            field = self._fields[self._name]
-            field += data
-            if len(field) > _FIELD_BYTES:
-                raise refused(f"The field is longer than {_FIELD_BYTES} bytes.", self._name)
+def _most(fields: Mapping[str, str]) -> int:
+    return most_bytes(fields.get("purpose", ""))
 
-    def _check_size(self, purpose: str) -> None:
-        most = LOCAL.file_bytes if purpose == "batch" else _OTHER_BYTES
-        if self._bytes > most:
-            raise refused(f"File is too large. The limit for this purpose is {most} bytes.", "file", "file_too_large")
 
-    def _purpose(self) -> str:
-        purpose = self._fields.get("purpose", b"").decode(errors="replace")
-        if not purpose:
-            raise refused("Missing required parameter: 'purpose'.", "purpose", "missing_required_parameter")
-        if purpose not in PURPOSES:
-            raise refused(f"'{purpose}' is not one of {', '.join(PURPOSES)}.", "purpose")
-        return purpose
+def most_bytes(purpose: str, others: int | None = None) -> int:
+    """What a file of this purpose may have. `others`: what one of no special purpose may."""
+    return LOCAL.file_bytes if purpose == "batch" else others or _OTHER_BYTES
+
+
+def checked_purpose(purpose: object) -> str:
+    """Raises RefusedError (400)."""
+    if purpose is None or purpose == "":
+        raise refused("Missing required parameter: 'purpose'.", "purpose", "missing_required_parameter")
+    if purpose not in PURPOSES:
+        raise refused(f"{str(purpose)[:100]!r} is not one of {', '.join(PURPOSES)}.", "purpose")
+    return str(purpose)
 
 
 def expiry(fields: Mapping[str, Any], name: str = "expires_after") -> int | None:
@@ -135,7 +67,7 @@ def expiry(fields: Mapping[str, Any], name: str = "expires_after") -> int | None
         value = bracketed if any(bracketed.values()) else None
     if isinstance(value, str):
         try:
-            value = orjson.loads(value)
+            value = loads(value)
         except orjson.JSONDecodeError:
             raise refused(f"{name} is not valid JSON.", name) from None
     if value is None:
@@ -143,19 +75,38 @@ def expiry(fields: Mapping[str, Any], name: str = "expires_after") -> int | None
     if not isinstance(value, dict) or value.get("anchor") != "created_at":
         raise refused(f"{name} needs the anchor 'created_at'.", f"{name}.anchor")
     seconds = str(value.get("seconds"))
-    if not seconds.isascii() or not seconds.isdigit() or not _EXPIRY_S[0] <= int(seconds) <= _EXPIRY_S[1]:
+    if not _is_number(seconds) or not _EXPIRY_S[0] <= int(seconds) <= _EXPIRY_S[1]:
         raise refused(f"{name}.seconds must be from {_EXPIRY_S[0]} to {_EXPIRY_S[1]}.", f"{name}.seconds")
     return int(seconds)
 
 
-def _check_first_line(path: Path) -> None:
-    """The API looks no further at upload: a bad later line is for validation to find."""
-    with path.open("rb") as file:
-        first = next((line for line in file if line.strip()), None)
-    if first is None:
+def _is_number(text: str) -> bool:
+    return len(text) < 16 and text.isascii() and text.isdigit()  # Python refuses to read very long ones
+
+
+def check_first_line(path: Path) -> None:
+    """The API looks no further at upload: a bad later line is for validation to find. Raises RefusedError (400)."""
+    first = _first_line(path)
+    if not first:
         raise refused("The file is empty.", "file", "empty_file")
+    if len(first) > BODY_BYTES:
+        raise _invalid(f"longer than {BODY_BYTES} bytes")
     try:
-        orjson.loads(first)
+        loads(first)
     except orjson.JSONDecodeError as error:
-        message = f"Invalid file format: the first line is not valid JSON ({error})."
-        raise RefusedError(400, "invalid_file_format", message, param="file") from None
+        raise _invalid(f"not valid JSON ({error})") from None
+
+
+def _first_line(path: Path) -> bytes:
+    """The first line that is not blank, as far as it may be long; empty where there is none."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            text = block.lstrip()
+            if text:
+                file.seek(-len(text), 1)
+                return file.readline(BODY_BYTES + 1)
+    return b""
+
+
+def _invalid(what: str) -> RefusedError:
+    return refused(f"Invalid file format: the first line is {what}.", "file", "invalid_file_format")

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from embedfill.batchapi.limits import BODY_BYTES
+from embedfill.engine.json_text import loads
 from embedfill.engine.refusal import envelope, refused
 from embedfill.errors import EmbedfillError, RefusedError
-
-MAX_JSON_BYTES = 64 << 20  # a body is held in memory, and parsed it takes several times as much
 
 
 def answer(value: BaseModel | dict[str, Any] | bytes, status: int = 200) -> Response:
@@ -41,7 +41,7 @@ async def on_error(_request: Request, error: Exception) -> Response:
     return refuse(RefusedError(500, "internal_error", "The engine failed at this request; its log says why."))
 
 
-async def read_json(request: Request, most: int = MAX_JSON_BYTES) -> bytes:
+async def read_json(request: Request, most: int = BODY_BYTES) -> bytes:
     """The body, not parsed yet: large ones are parsed off the event loop. Raises RefusedError (413)."""
     parts, size = [], 0
     async for chunk in request.stream():
@@ -55,7 +55,7 @@ async def read_json(request: Request, most: int = MAX_JSON_BYTES) -> bytes:
 def parse_json(body: bytes) -> dict[str, Any]:
     """Raises RefusedError (400) for anything but an object."""
     try:
-        value = orjson.loads(body)
+        value = loads(body)
     except orjson.JSONDecodeError as error:
         raise refused(f"We could not parse the JSON body of your request: {error}.", None, "invalid_json") from None
     if not isinstance(value, dict):
@@ -66,8 +66,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
 def limit(request: Request, default: int, most: int) -> int:
     """The query parameter of that name. Raises RefusedError (400)."""
     text = request.query_params.get("limit", str(default))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-        raise refused(f"limit must be a whole number from 1 to {most}, not {text!r}.", "limit")
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= most:
+        raise refused(f"limit must be a whole number from 1 to {most}, not {text[:100]!r}.", "limit")
     return int(text)
 
 
