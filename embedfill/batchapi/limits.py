@@ -22,10 +22,11 @@ class Limits:
     metadata_value_chars: int = 512
     list_page: int = 100
     enqueued_requests: int | None = 1_000_000  # of one model, waiting or running at once; not documented
+    batches_per_hour: int | None = None
     output_bytes: int = 512_000_000  # of an output file, by our estimate: what a download can still be resumed for
 
 
-OPENAI = Limits()
+OPENAI = Limits(batches_per_hour=2_000)
 # The engine's own models are small and its outputs stay on this machine.
 LOCAL = Limits(request_tokens=10_000_000, enqueued_requests=None)
 # The tokens of a request are those of its largest models; the smaller ones take more. That its file limits count lines

@@ -40,6 +40,17 @@ CREATE TABLE upload_parts (
     id TEXT PRIMARY KEY, upload INTEGER NOT NULL, bytes INTEGER NOT NULL, created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX upload_parts_by_upload ON upload_parts (upload);
+-- `enqueued_tokens` of its prompts, where they are limited. `errors_brief`: the first ones, where they are very many.
+ALTER TABLE batches ADD COLUMN enqueued_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE batches ADD COLUMN errors_brief TEXT;
+CREATE INDEX batches_by_creation ON batches (created_at);
+-- What a webhook is to be told: `done_at` once it was, or was given up.
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, url TEXT NOT NULL, body TEXT NOT NULL,
+    created_at INTEGER NOT NULL, due_at REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, done_at INTEGER
+) STRICT;
+CREATE INDEX events_waiting ON events (url, due_at) WHERE done_at IS NULL;
+CREATE INDEX events_done ON events (done_at) WHERE done_at IS NOT NULL;
 """
 
 STEPS = (_1, _2)
