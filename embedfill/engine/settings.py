@@ -70,6 +70,20 @@ class WebhookSettings(Table):
     events: list[Name] = Field(default=["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"])
 
 
+class LimitSettings(Table):
+    """Limits of an account, enforced as its provider enforces them: those that `like` names, with single ones changed.
+    `release_delay_s`: how long a batch that has ended still counts."""
+
+    like: Name = "none"
+    enqueued_tokens: int | None = Field(default=None, ge=1)
+    enqueued_requests: int | None = Field(default=None, ge=1)
+    batches_per_hour: int | None = Field(default=None, ge=1)
+    batch_requests: int | None = Field(default=None, ge=1)
+    batch_inputs: int | None = Field(default=None, ge=1)
+    request_tokens: int | None = Field(default=None, ge=1)
+    release_delay_s: int = Field(default=0, ge=0)
+
+
 class EngineSettings(Table):
     """`port` 0: the one that the directory's last engine had, else any. `preload`: models loaded before the first
     request. `rehearse`: remote models to stand in for, with vectors of their length that mean nothing. `grace_s`: how
@@ -85,13 +99,18 @@ class EngineSettings(Table):
     models: dict[Name, ModelSettings] = Field(default={})
     routes: dict[Name, RouteSettings] = Field(default={})
     rehearse: list[Name] = Field(default=[])
-    limits: Name | None = None
+    limits: LimitSettings = LimitSettings()
     windows: list[Annotated[str, Field(pattern=r"^[1-9]\d*[mhd]$")]] = Field(default=["24h"])
     webhooks: list[WebhookSettings] = Field(default=[])
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] | None = None
     grace_s: float = Field(default=8.0, ge=0, le=3600)  # docker kills after 10 s
     while_used: bool = False
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return {"like": value} if isinstance(value, str) else value
 
     @field_validator("windows")
     @classmethod
@@ -189,7 +208,7 @@ def _tables(values: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [one for one in found.values() if isinstance(one, dict)] if isinstance(found, dict) else []
 
 
-def _keys(owner: str, given: object, source: str) -> list[dict[str, Any]]:
+def _keys(owner: str, given: object, source: str) -> list[Any]:
     """One key or several. What is neither may be a key, and is not shown."""
     keys = given if isinstance(given, list) else [given]
     if not keys or not all(isinstance(key, dict) for key in keys):
