@@ -13,7 +13,7 @@ from embedfill.engine.settings import LimitSettings
 from embedfill.errors import ConfigError, RefusedError
 from embedfill.providers.profiles import PROFILES
 
-NONE = "none"
+_NONE = "none"
 _TIERS = PROFILES["openai"].embedding_tiers
 _HOUR_S = 3_600
 _OVERRIDES = ("enqueued_requests", "batches_per_hour", "batch_requests", "batch_inputs", "request_tokens")
@@ -74,9 +74,12 @@ class Allowance:
         return held[0] + late[0], held[1] + late[1]
 
 
+UNLIMITED = Allowance()
+
+
 def allowance_of(settings: LimitSettings) -> Allowance:
     """Raises ConfigError for a name that is not known."""
-    known = {NONE: Allowance()} | {
+    known = {_NONE: UNLIMITED} | {
         f"openai-tier-{tier}": Allowance(OPENAI, tokens, counts_inputs=True) for tier, tokens in enumerate(_TIERS, 1)
     }
     if settings.like not in known:
