@@ -52,7 +52,16 @@ PARKED = 5
 LOST_ANSWER = 0  # instead of a signal
 _ROUNDS = 40
 # Imported once by the server instead of in every process: this module, and what is imported only at first use.
-_PRELOADED = ["pytest", __name__, "httpcore", "anyio", "numpy.ma", "pyarrow.dataset", "dateutil.relativedelta"]
+_PRELOADED = [
+    "pytest",
+    __name__,
+    "tests.engine_crash_preload",
+    "httpcore",
+    "anyio",
+    "numpy.ma",
+    "pyarrow.dataset",
+    "dateutil.relativedelta",
+]
 
 
 @dataclass(frozen=True)
