@@ -9,7 +9,7 @@ validating ─→ in_progress ─→ finalizing ─→ completed
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +28,15 @@ from embedfill.batchapi.models import (
     Usage,
 )
 from embedfill.engine import files
+from embedfill.engine.allowance import UNLIMITED, Allowance
 from embedfill.engine.database import Database
+from embedfill.engine.meter import UNMETERED, Meter
 from embedfill.engine.owners import ANYBODY, SEEN
 from embedfill.errors import RefusedError
 
 WINDOW_S = 86_400
+_BRIEF_BYTES = 65_536  # of errors, in a listing; a batch alone shows them all
+_BRIEF_ERRORS = 100
 _STAMPS = (
     "created_at",
     "in_progress_at",
@@ -78,23 +82,38 @@ class Active:
 
 
 class Batches:
-    def __init__(self, database: Database) -> None:
+    """`ended` is part of the change that ends a batch: it is given the connection, the batch's id and its status."""
+
+    def __init__(
+        self,
+        database: Database,
+        allowance: Allowance = UNLIMITED,
+        ended: Callable[[sqlite3.Connection, str, str], None] = lambda *_: None,
+        meter: Meter = UNMETERED,
+    ) -> None:
         self._database = database
+        self._allowance = allowance
+        self._ended = ended
+        self._meter = meter
 
     def create(self, new: NewBatch) -> Batch:
-        """A new batch, on disk when this returns. With a known idempotency key: the batch that it made; raises
-        RefusedError (409) where that had another body."""
+        """A new batch, on disk when this returns. With a known idempotency key: the batch that it made. Raises
+        RefusedError: 409 where that had another body, 429 where no more are allowed this hour."""
         batch_id = "batch_" + secrets.token_hex(16)
 
         def change(connection: sqlite3.Connection) -> Batch:
             known = connection.execute("SELECT * FROM batches WHERE idempotency_key = ?", (_own_key(new),)).fetchone()
             if known is None:
+                self._allowance.check_rate(connection, new.owner)
                 _insert(connection, batch_id, new)
             elif known["request"] != new.request:
                 raise RefusedError(409, "idempotency_error", "This Idempotency-Key was used with another request body.")
             return to_wire(_row(connection, known["id"] if known else batch_id, new.owner))
 
-        return self._database.write(change).result()
+        batch = self._database.write(change).result()
+        if batch.id == batch_id:
+            self._meter.batch(batch_id, batch.status)
+        return batch
 
     def get(self, batch_id: str, owner: str) -> Batch:
         """Raises RefusedError (404), also for another owner's."""
@@ -102,92 +121,134 @@ class Batches:
             return to_wire(_row(connection, batch_id, owner))
 
     def page(self, after: str | None, limit: int, owner: str) -> Page:
-        """One page, newest first. An unknown `after` gives an empty page."""
+        """One page, newest first. An unknown `after` gives an empty page. Very many errors are not all in it."""
         older = f"AND seq < (SELECT seq FROM batches WHERE id = ? AND {SEEN})" if after is not None else ""  # noqa: S608
         query = f"SELECT * FROM batches WHERE {SEEN} {older} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - constants
         values = (owner, limit + 1) if after is None else (owner, after, owner, limit + 1)
         with self._database.read() as connection:
             rows = connection.execute(query, values).fetchall()
-        return files.to_page([to_wire(row).model_dump() for row in rows], limit)
+        return files.to_page([to_wire(row, brief=True).model_dump() for row in rows], limit)
 
     def active(self) -> list[Active]:
         """Batches that have not ended, oldest first."""
-        names = ", ".join(Active.__slots__)
-        open_states = ("validating", "in_progress", "finalizing", "cancelling")
-        query = f"SELECT {names} FROM batches WHERE status IN (?, ?, ?, ?) ORDER BY seq"  # noqa: S608 - constants
+        return self._select("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')")
+
+    def unvalidated(self) -> list[Active]:
+        """Batches whose input has not been checked yet, oldest first."""
+        return self._select("status IN ('validating', 'cancelling') AND model IS NULL")
+
+    def _select(self, where: str) -> list[Active]:
+        query = f"SELECT {', '.join(Active.__slots__)} FROM batches WHERE {where} ORDER BY seq"  # noqa: S608 - constants
         with self._database.read() as connection:
-            return [Active(*row) for row in connection.execute(query, open_states).fetchall()]
+            return [Active(*row) for row in connection.execute(query).fetchall()]
 
     def cancel(self, batch_id: str, owner: str) -> Batch:
         """Asks for the end of a batch. One that is being cancelled, or finalizes, is left alone; raises RefusedError
         (404, or 409 where it has ended otherwise)."""
 
-        def change(connection: sqlite3.Connection) -> Batch:
+        def change(connection: sqlite3.Connection) -> tuple[Batch, bool]:
             _row(connection, batch_id, owner)
-            _move(connection, batch_id, ("validating", "in_progress"), "cancelling")
+            moved = _move(connection, batch_id, ("validating", "in_progress"), "cancelling")
             row = _row(connection, batch_id, owner)
             if row["status"] in ENDED - {"cancelled"}:
                 message = f"Cannot cancel a batch with status '{row['status']}'."
                 raise RefusedError(409, "invalid_batch_status", message)
-            return to_wire(row)
+            return to_wire(row), moved
 
-        return self._database.write(change).result()
+        batch, moved = self._database.write(change).result()
+        if moved:
+            self._meter.batch(batch_id, batch.status)
+        return batch
 
-    def accept(self, batch_id: str, model: str, total: int) -> None:
-        """Validation found nothing: the batch may run (or, cancelled meanwhile, may be written off line by line)."""
+    def accept(self, batch_id: str, model: str, total: int, tokens: int = 0) -> bool:
+        """Validation found nothing: the batch may run (or, cancelled meanwhile, may be written off line by line). False
+        where its requests and prompt tokens do not fit beside what is enqueued: then it has failed."""
 
-        def change(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE batches SET model = ?, total = ? WHERE id = ?", (model, total, batch_id))
-            _move(connection, batch_id, ("validating",), "in_progress")
+        def change(connection: sqlite3.Connection) -> str | None:
+            owner, status = _owner(connection, batch_id)
+            over = self._allowance.overrun(connection, owner, model, total, tokens) if status == "validating" else None
+            if over is not None:
+                return self._fail(connection, batch_id, [over], model)
+            query = "UPDATE batches SET model = ?, total = ?, enqueued_tokens = ? WHERE id = ?"
+            connection.execute(query, (model, total, tokens, batch_id))
+            return "in_progress" if _move(connection, batch_id, ("validating",), "in_progress") else None
 
-        self._database.write(change).result()
+        return self._told(batch_id, change) != "failed"
 
     def refuse(self, batch_id: str, errors: Sequence[BatchError], model: str | None) -> None:
         """Validation found these errors: nothing runs. A batch that is being cancelled ends cancelled instead."""
-        listed = orjson.dumps([error.model_dump() for error in errors]).decode()
-
-        def change(connection: sqlite3.Connection) -> None:
-            if _move(connection, batch_id, ("validating",), "failed"):
-                values = (listed, model, batch_id)
-                connection.execute("UPDATE batches SET errors = ?, model = ? WHERE id = ?", values)
-            else:
-                _move(connection, batch_id, ("cancelling",), "cancelled")
-
-        self._database.write(change).result()
+        self._told(batch_id, lambda connection: self._fail(connection, batch_id, errors, model))
 
     def finalize(self, batch_id: str) -> bool:
         """All lines have results. False where the batch was cancelled meanwhile."""
-        return self._database.write(
-            lambda connection: _move(connection, batch_id, ("in_progress", "finalizing"), "finalizing")
-        ).result()
+
+        def change(connection: sqlite3.Connection) -> str | None:
+            return "finalizing" if _move(connection, batch_id, ("in_progress", "finalizing"), "finalizing") else None
+
+        return self._told(batch_id, change) is not None
 
     def end(self, batch_id: str, before: str, after: str, output: File | None, error: File | None) -> bool:
         """The last change of a batch, with its files, whole or not at all. False where it is no longer `before`."""
 
-        def change(connection: sqlite3.Connection) -> bool:
+        def change(connection: sqlite3.Connection) -> str | None:
             if not _move(connection, batch_id, (before,), after):
-                return False
-            query = "SELECT owner FROM batches WHERE id = ?"
-            (owner,) = connection.execute(query, (batch_id,)).fetchone()
+                return None
+            owner, _status = _owner(connection, batch_id)
             for file in (output, error):
                 if file is not None:
                     files.insert(connection, file, owner)
             ids = (output and output.id, error and error.id, batch_id)
             connection.execute("UPDATE batches SET output_file_id = ?, error_file_id = ? WHERE id = ?", ids)
-            return True
+            self._ended(connection, batch_id, after)
+            return after
 
-        return self._database.write(change).result()
+        return self._told(batch_id, change) is not None
+
+    def _fail(
+        self, connection: sqlite3.Connection, batch_id: str, errors: Sequence[BatchError], model: str | None
+    ) -> str | None:
+        """Part of a change; the status that it brings about, if any."""
+        if _move(connection, batch_id, ("validating",), "failed"):
+            values = (_dumps(errors), _brief(errors), model, batch_id)
+            connection.execute("UPDATE batches SET errors = ?, errors_brief = ?, model = ? WHERE id = ?", values)
+            after = "failed"
+        elif _move(connection, batch_id, ("cancelling",), "cancelled"):
+            after = "cancelled"
+        else:
+            return None
+        self._ended(connection, batch_id, after)
+        return after
+
+    def _told(self, batch_id: str, change: Callable[[sqlite3.Connection], str | None]) -> str | None:
+        """The status that a change has brought about, on disk; None for none."""
+        status = self._database.write(change).result()
+        if status is not None:
+            self._meter.batch(batch_id, status)
+        return status
 
 
-def to_wire(row: sqlite3.Row) -> Batch:
+def to_wire(row: sqlite3.Row, brief: bool = False) -> Batch:
     """The API's object: every key present, null where unset."""
     values: dict[str, Any] = {name: row[name] for name in row.keys() if name in Batch.model_fields}  # noqa: SIM118
-    errors = orjson.loads(row["errors"]) if row["errors"] else None
+    found = (row["errors_brief"] if brief else None) or row["errors"]
+    errors = orjson.loads(found) if found else None
     values["errors"] = BatchErrors(data=[BatchError(**error) for error in errors]) if errors else None
     values["metadata"] = orjson.loads(row["metadata"]) if row["metadata"] else None
     values["request_counts"] = RequestCounts(total=row["total"], completed=row["completed"], failed=row["failed"])
     values["usage"] = _usage(row)
     return Batch(**values)
+
+
+def _dumps(errors: Sequence[BatchError]) -> str:
+    return orjson.dumps([error.model_dump() for error in errors]).decode()
+
+
+def _brief(errors: Sequence[BatchError]) -> str | None:
+    """What a listing shows of very many errors; None where they are not that many."""
+    if len(errors) <= _BRIEF_ERRORS or len(_dumps(errors)) <= _BRIEF_BYTES:
+        return None
+    more = f"{len(errors) - _BRIEF_ERRORS} more lines are bad: the batch itself, not in a list, names them all."
+    return _dumps([*errors[:_BRIEF_ERRORS], BatchError(code="more_errors", message=more)])
 
 
 def _usage(row: sqlite3.Row) -> Usage:
@@ -232,6 +293,12 @@ def _row(connection: sqlite3.Connection, batch_id: str, owner: str) -> sqlite3.R
     if row is None:
         raise RefusedError(404, "not_found", f"No batch found with id '{batch_id}'.", param="batch_id")
     return row
+
+
+def _owner(connection: sqlite3.Connection, batch_id: str) -> tuple[str, str]:
+    """Owner and status of a batch that there is."""
+    row = connection.execute("SELECT owner, status FROM batches WHERE id = ?", (batch_id,)).fetchone()
+    return row["owner"], row["status"]
 
 
 def _move(connection: sqlite3.Connection, batch_id: str, before: tuple[str, ...], after: str) -> bool:
