@@ -1,87 +1,149 @@
-"""The engine as a process: lock, socket, signals, announcement, and an orderly end."""
+"""The engine as a process: lock, socket, signals, announcement, and an orderly end.
 
-import ipaddress
+SIGTERM and SIGINT end it once what is in hand is done, a second one at once. SIGHUP has it read its keys again.
+"""
+
+import asyncio
+import math
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from embedfill.engine import room
+from embedfill.engine import logs, room
+from embedfill.engine.address import bind, check_host, url_of
 from embedfill.engine.app import create_app
 from embedfill.engine.folder import Folder
+from embedfill.engine.guard import IDLE_S, GuardedProtocol, raise_open_files
 from embedfill.engine.loop import Loop
 from embedfill.engine.service import Engine
 from embedfill.engine.settings import EngineSettings
-from embedfill.errors import UsageError, WorldError
+from embedfill.errors import EmbedfillError, UsageError, WorldError
 
-_GRACE_S = 2.0  # the user that started us holds the lock already; others may be about to
-_DRAIN_S = 3
+_USERS_S = 2.0  # the user that started us holds the lock already; others may be about to
 _WATCH_S = 1.0
+_INTERRUPTED = 130  # safe: what was in hand is done again
+
+Keys = Mapping[str, str]
 
 
-def serve(settings: EngineSettings, announce: Callable[[str], None]) -> None:
+def serve(settings: EngineSettings, announce: Callable[[str], None], keys: Callable[[], Keys] | None = None) -> None:
     """Runs until SIGTERM or SIGINT, or, `while_used`, until nobody holds `users.lock`. `announce` gets the base URL
-    once the engine answers. Raises UsageError, WorldError."""
-    _check_host(settings)
+    once the engine answers. `keys` reads them again; without it SIGHUP, of a closed terminal, is an end. Raises
+    UsageError, WorldError."""
+    check_host(settings)
+    logs.configure(settings.log_format, settings.level)
+    os.umask(os.umask(0o077) | 0o077)  # what clients sent is not for the other users of this machine
     with room.explained(settings.data):
-        _serve(settings, announce)
+        _serve(settings, announce, keys)
 
 
-def _serve(settings: EngineSettings, announce: Callable[[str], None]) -> None:
+def _serve(settings: EngineSettings, announce: Callable[[str], None], keys: Callable[[], Keys] | None) -> None:
     folder = Folder(settings.data)
     folder.lock()
-    sock = _bind(settings, folder)
+    raise_open_files()
+    sock = bind(settings, folder)
     engine = Engine(settings)
-    for name in settings.preload:
-        engine.pool.runner(name)
-    server = _Server(engine, settings, folder, announce)
+    server = _Server(engine, folder, announce, keys)
     _on_signals(server)
     _on_crash(server)
-    due = time.monotonic() + _GRACE_S
+    for name in settings.preload:
+        engine.pool.runner(name)
+    due = time.monotonic() + _USERS_S
     watch = Loop("users-watch", lambda: _leave_if_unused(folder, server, due), _WATCH_S)
     engine.start()
     if settings.while_used:
         watch.start()
     server.run(sockets=[sock])
     watch.stop(0)
-    ended = server.crash is None and engine.stop()
+    if server.drained:
+        engine.close()
     folder.release()
-    if not ended:
-        if server.crash is not None:
-            _last_words(server.crash, settings.data)
-        sys.stderr.flush()
-        os._exit(0 if server.crash is None else 1)  # a thread may still work: what it does is as safe as in a crash
+    if not server.drained:
+        _leave(server.crash, settings)
 
 
 class _Server(uvicorn.Server):
+    """`crash`: what a thread died of. `drained`: whether everything in hand was done in time."""
+
     def __init__(
-        self, engine: Engine, settings: EngineSettings, folder: Folder, announce: Callable[[str], None]
+        self, engine: Engine, folder: Folder, announce: Callable[[str], None], keys: Callable[[], Keys] | None
     ) -> None:
-        app = create_app(engine)
+        grace_s = engine.settings.grace_s
         super().__init__(
             uvicorn.Config(
-                app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S
+                create_app(engine),
+                http=GuardedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=IDLE_S,
+                timeout_graceful_shutdown=math.ceil(grace_s),
             )
         )
         self.crash: BaseException | None = None
-        self._host = settings.host
+        self.drained = False
+        self._engine = engine
         self._folder = folder
         self._announce = announce
+        self._keys = keys
+        self._grace_s = grace_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        port = sockets[0].getsockname()[1] if sockets else 0
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        url = f"http://{host}:{port}/v1"
-        self._folder.announce(port, url)
-        self._announce(url)
+        self._on_hang_up()
+        if sockets and not self.should_exit:
+            url = url_of(sockets[0], self._engine.settings.host)
+            self._folder.announce(sockets[0].getsockname()[1], url)
+            logs.info("listening", url=url, data=self._engine.data)
+            self._announce(url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Batches come to a rest while answers are still given; the database stays open for these."""
+        logs.info("stopping", grace_s=self._grace_s)
+        drained = asyncio.get_running_loop().run_in_executor(None, self._drain)
+        await super().shutdown(sockets)
+        self.drained = await drained
+        logs.info("stopped", all_done=self.drained)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn would raise the signal again once it has stopped; to us it is a regular end."""
+        if self.should_exit:
+            os._exit(_INTERRUPTED)
+        self.should_exit = True
+
+    def _drain(self) -> bool:
+        self._engine.quiesce()
+        return self.crash is None and self._engine.drain(self._grace_s)
+
+    def _on_hang_up(self) -> None:
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # nohup
+        if self._keys is not None or not ignored:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if self._keys is None:
+            self.should_exit = True
+            return
+        try:
+            keys = self._keys()
+            if self._engine.settings.keyed and not keys:
+                raise UsageError("no key is left", "stop the engine, to have it ask for none")
+        except EmbedfillError as error:
+            logs.error("the keys stay as they were", reason=error.message, hint=error.hint)
+        else:
+            self._engine.owners.replace(keys)
+            logs.info("keys were read again", keys=len(keys))
 
 
 def _leave_if_unused(folder: Folder, server: _Server, due: float) -> bool:
@@ -90,75 +152,38 @@ def _leave_if_unused(folder: Folder, server: _Server, due: float) -> bool:
     return False
 
 
-def _check_host(settings: EngineSettings) -> None:
-    if not settings.keyed and not _is_loopback(settings.host):
-        raise UsageError(
-            f"--host {settings.host} would let everybody in who reaches it",
-            "give a key with --api-key or EMBEDFILL_ENGINE_KEY, or bind 127.0.0.1",
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _bind(settings: EngineSettings, folder: Folder) -> socket.socket:
-    """A listening socket on the port asked for; on 0 the last one, so that an engine comes back at its old URL."""
-    ports = (settings.port,) if settings.port else (folder.last_port(), 0)
-    failure: OSError | None = None
-    for port in ports:
-        try:
-            return _listen(settings.host, port)
-        except OSError as error:
-            failure = error
-    raise WorldError(
-        f"cannot listen on {settings.host}, port {settings.port}: {failure}",
-        "stop what uses it, or let --port 0 pick one",
-    )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a restart waits for old connections to die
-        sock.bind((host, port))
-        sock.listen(128)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
 def _on_signals(server: _Server) -> None:
-    """uvicorn raises a signal again once it has stopped; ours says that this was a regular end."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        server.should_exit = True
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, server.handle_exit)
 
 
 def _on_crash(server: _Server) -> None:
     """An engine whose worker died must not look alive: it ends with an error, and the next one goes on."""
-    report = threading.excepthook
 
     def crashed(args: threading.ExceptHookArgs) -> None:
-        report(args)
-        server.crash = server.crash or args.exc_value or args.exc_type()
+        crash = args.exc_value or args.exc_type()
+        logs.error("a thread died", crash, thread=args.thread.name if args.thread else None)
+        server.crash = server.crash or crash
         server.should_exit = True
 
     threading.excepthook = crashed
 
 
-def _last_words(crash: BaseException, data: Path) -> None:
+def _leave(crash: BaseException | None, settings: EngineSettings) -> None:
+    """A thread may still work: what it does is as safe as in a crash."""
+    if crash is not None:
+        _last_words(crash, settings.data, settings.log_format == "json")
+    sys.stderr.flush()
+    os._exit(0 if crash is None else 1)
+
+
+def _last_words(crash: BaseException, data: Path, as_json: bool) -> None:
     """Below the traceback: what a user can do about it."""
     unknown = WorldError(
         f"the engine on {data} ends after an error of its own: {crash!r}", "start it again: it goes on; nothing is lost"
     )
     known = room.world_error(crash, data) or unknown
-    sys.stderr.write(f"error: {known.message}\nhint: {known.hint}\n")
+    if as_json:
+        logs.error("end", message=known.message, hint=known.hint)
+    else:
+        sys.stderr.write(f"error: {known.message}\nhint: {known.hint}\n")
