@@ -1,6 +1,7 @@
-"""The routes /embeddings and /models. Parses, embeds and writes JSON in threads, never on the event loop."""
+"""The routes /models, and the local models' answers to /embeddings. Embeds in threads, never on the event loop."""
 
 import time
+from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
@@ -9,38 +10,34 @@ from starlette.routing import Route
 
 from embedfill.engine import embeddings
 from embedfill.engine.pool import Pool
-from embedfill.engine.refusal import refused
-from embedfill.engine.wire import answer, parse_json, read_json
+from embedfill.engine.served import Served
+from embedfill.engine.wire import answer
 from embedfill.errors import RefusedError
 
 _THREADS = 4
 
 
 class ModelRoutes:
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, served: Served) -> None:
         self._pool = pool
+        self._served = served
         self._started = int(time.time())
         # Threads of their own: requests that wait for the model must not keep file and batch requests waiting.
         self._limiter = CapacityLimiter(_THREADS)
 
     def routes(self) -> list[Route]:
         return [
-            Route("/embeddings", self.embed, methods=["POST"]),
             Route("/models", self.list, methods=["GET"]),
             Route("/models/{id:path}", self.get, methods=["GET"]),
         ]
 
-    async def embed(self, request: Request) -> Response:
-        body = await read_json(request)
+    async def embed(self, values: dict[str, Any]) -> Response:
+        """The answer of a local model. Raises RefusedError (400, 404)."""
         # Abandoned when the engine stops: a large request may take minutes.
-        return answer(await to_thread.run_sync(self._embed, body, limiter=self._limiter, abandon_on_cancel=True))
+        return answer(await to_thread.run_sync(self._embed, values, limiter=self._limiter, abandon_on_cancel=True))
 
-    def _embed(self, body: bytes) -> bytes:
-        values = parse_json(body)
-        name = values.get("model")
-        if not isinstance(name, str) or not name:
-            raise refused("Missing required parameter: 'model'.", "model", "missing_required_parameter")
-        runner = self._pool.runner(name)
+    def _embed(self, values: dict[str, Any]) -> bytes:
+        runner = self._pool.runner(values["model"])
         request = embeddings.parse(values, runner.model)
         (reply,) = runner.answer([request], urgent=True)
         if isinstance(reply, RefusedError):
@@ -48,13 +45,14 @@ class ModelRoutes:
         return embeddings.dumps(embeddings.render(request, reply))
 
     async def list(self, _request: Request) -> Response:
-        return answer({"object": "list", "data": [self._model(name) for name in self._pool.names]})
+        return answer({"object": "list", "data": [self._model(name) for name in self._served.names]})
 
     async def get(self, request: Request) -> Response:
         name = request.path_params["id"]
-        if name not in self._pool.names:
+        if not self._served.lists(name):
             raise RefusedError(404, "model_not_found", f"The model '{name}' does not exist here.", param="model")
         return answer(self._model(name))
 
     def _model(self, name: str) -> dict[str, object]:
-        return {"id": name, "object": "model", "created": self._started, "owned_by": "embedfill"}
+        owner = "embedfill" if name in self._pool.names else "upstream"
+        return {"id": name, "object": "model", "created": self._started, "owned_by": owner}

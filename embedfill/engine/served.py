@@ -26,6 +26,14 @@ class Served:
                 return pattern
         return None
 
+    def lists(self, model: str) -> bool:
+        """Whether it is served at any endpoint, under this very name or by a pattern."""
+        return model in self._local or any(fnmatchcase(model, pattern) for pattern in self._routes)
+
+    def local(self, model: str, endpoint: str) -> bool:
+        """Whether a model in this process answers."""
+        return endpoint == EMBEDDINGS and model in self._local and self.route(model, endpoint) is None
+
     def knows(self, model: str, endpoint: str) -> bool:
         """Whether a request would be run at all."""
-        return self.route(model, endpoint) is not None or (endpoint == EMBEDDINGS and model in self._local)
+        return self.route(model, endpoint) is not None or self.local(model, endpoint)
