@@ -1,10 +1,9 @@
 """One running batch as the worker sees it: the requests that are left, and where their results go. Runs no model."""
 
-import secrets
+import os
 from collections.abc import Generator
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,10 +16,12 @@ from embedfill.engine.validate import requests
 from embedfill.errors import RefusedError
 
 _IN_FLIGHT = 4  # appends that may wait for the disk
+_DRAWN = 256  # pairs of ids
+_ID_DIGITS = 24 + 32
+_digits: list[str] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One request line that has no result yet. `size` is that of its line, in bytes."""
 
     line: int
@@ -35,6 +36,7 @@ class Job:
 
     def __init__(self, batch: Active, spools: Spools) -> None:
         self.batch = batch
+        self.model = batch.model or ""
         self.exhausted = False
         self.outstanding = 0
         self.spool: Spool = spools.open(batch.id, batch.seq)
@@ -85,15 +87,29 @@ def failed(item: Item, refusal: RefusedError) -> Result:
 
 def never_run(item: Item, code: str, message: str) -> Result:
     """The line of a request that was not run, and will not be."""
-    line = {"id": _id(), "custom_id": item.custom_id, "response": None, "error": {"code": code, "message": message}}
-    return Result(item.line, "error", embeddings.dumps(line) + b"\n", ran=False)
+    name, _request_id = fresh_ids()
+    line = {"id": name, "custom_id": item.custom_id, "response": None, "error": {"code": code, "message": message}}
+    return Result(item.line, "error", _dumps(line), ran=False)
 
 
 def _line(item: Item, status: int, body: dict[str, Any]) -> bytes:
-    response = {"status_code": status, "request_id": secrets.token_hex(16), "body": body}
-    line = {"id": _id(), "custom_id": item.custom_id, "response": response, "error": None}
-    return embeddings.dumps(line) + b"\n"
+    name, request_id = fresh_ids()
+    response = {"status_code": status, "request_id": request_id, "body": body}
+    return _dumps({"id": name, "custom_id": item.custom_id, "response": response, "error": None})
 
 
-def _id() -> str:
-    return "batch_req_" + secrets.token_hex(12)
+def _dumps(line: dict[str, Any]) -> bytes:
+    return orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def fresh_ids() -> tuple[str, str]:
+    """Ids, never used before and not to be guessed, of a result line and of the request that it answers. Random bytes
+    are drawn for many at once: each time the system is asked costs as much as the rest of a short line."""
+    while True:
+        try:
+            digits = _digits.pop()  # by one thread, whoever else is here
+        except IndexError:
+            block = os.urandom(_DRAWN * _ID_DIGITS // 2).hex()
+            _digits.extend(block[at : at + _ID_DIGITS] for at in range(0, len(block), _ID_DIGITS))
+        else:
+            return "batch_req_" + digits[:24], digits[24:]

@@ -12,6 +12,7 @@ from embedfill.engine import files
 from embedfill.engine.batches import Active, Batches
 from embedfill.engine.files import Files
 from embedfill.engine.job import Job, never_run
+from embedfill.engine.schedule import admitted
 from embedfill.engine.spool import Name, Spools
 
 _OPEN_BATCHES = 64  # three open files each
@@ -30,18 +31,28 @@ class Jobs:
         self.active = False  # whether any batch of ours had not ended when `running` last looked
 
     def running(self) -> list[Job]:
-        """Ends what is to be ended; the jobs that have lines left to run, nearest deadline first."""
+        """Ends what is to be ended; the jobs that have lines left to run, nearest deadline first: some of every owner
+        and model, but not more than may be open at once."""
         active = [batch for batch in self._batches.active() if batch.model is not None and self._mine(batch)]
         self.active = bool(active)
         left = [batch for batch in active if not self._settled(batch)]
-        left.sort(key=lambda batch: (batch.expires_at, batch.seq))
-        return [self._job(batch) for batch in left[:_OPEN_BATCHES]]
+        chosen = admitted(left, _OPEN_BATCHES, lambda batch: batch.id in self._open)
+        self._park({batch.id for batch in left} - {batch.id for batch in chosen})
+        return [self._job(batch) for batch in chosen]
 
     def close(self) -> None:
         for job in self._open.values():
             job.settle()
             job.close()
         self._open.clear()
+
+    def _park(self, batch_ids: set[str]) -> None:
+        """Closes the jobs of these, which others have pushed out. What they have finished is on disk."""
+        for batch_id in batch_ids & self._open.keys():
+            if not self._open[batch_id].outstanding:
+                job = self._open.pop(batch_id)
+                job.settle()
+                job.close()
 
     def _job(self, batch: Active) -> Job:
         if batch.id not in self._open:

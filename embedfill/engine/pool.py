@@ -77,18 +77,30 @@ class Runner:
         places: dict[Input, int] = {}
         rows = [[places.setdefault(item, len(places)) for item in request.inputs] for request in requests]
         inputs, lengths = self._tokenized(list(places))
-        counts = [[lengths[place] for place in row] for row in rows]
-        refusals = self._refusals(requests, counts)
-        wanted = {place for row, refusal in zip(rows, refusals) if not refusal for place in row}
+        tokens = [sum([lengths[place] for place in row]) for row in rows]
+        refusals = self._refusals(requests, rows, lengths, tokens)
+        wanted = {place for index, row in enumerate(rows) if index not in refusals for place in row}
         vectors = self._embed(inputs, lengths, wanted, urgent)
-        return [refusal or Embedded(vectors[row], sum(count)) for row, count, refusal in zip(rows, counts, refusals)]
-
-    def _refusals(self, requests: Sequence[EmbeddingRequest], counts: list[list[int]]) -> list[RefusedError | None]:
-        most, vocabulary = self.model.max_tokens, self.model.tokenizer.vocabulary
         return [
-            over_limit(count, most) or unknown_token(request.inputs, vocabulary)
-            for count, request in zip(counts, requests)
+            refusals.get(index) or Embedded(_rows(vectors, row), count)
+            for index, (row, count) in enumerate(zip(rows, tokens))
         ]
+
+    def _refusals(
+        self, requests: Sequence[EmbeddingRequest], rows: list[list[int]], lengths: list[int], tokens: list[int]
+    ) -> dict[int, RefusedError]:
+        """Answers to the requests that ask for too much, by their places."""
+        most, vocabulary = self.model.max_tokens, self.model.tokenizer.vocabulary
+        found: dict[int, RefusedError] = {}
+        for index, (request, row) in enumerate(zip(requests, rows)):
+            refusal = None
+            if tokens[index] > most:  # else no input has more
+                refusal = over_limit([lengths[place] for place in row], most)
+            if refusal is None and type(request.inputs[0]) is not str:
+                refusal = unknown_token(request.inputs, vocabulary)
+            if refusal is not None:
+                found[index] = refusal
+        return found
 
     def _tokenized(self, inputs: list[Input]) -> tuple[Sequence[str | Sequence[int]], list[int]]:
         """What the model is given, token ids where its tokenizer gives them, and the tokens of each."""
@@ -120,6 +132,11 @@ class Runner:
                 self._pace.took(int(ends[stop - 1]) - done, time.perf_counter() - began)
             start = stop
         return vectors
+
+
+def _rows(vectors: Vectors, places: list[int]) -> Vectors:
+    """Rows of a matrix. One row is looked at where it is: a copy costs ten times as much."""
+    return vectors[places] if len(places) > 1 else vectors[places[0] : places[0] + 1]
 
 
 class Pool:
