@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from embedfill import cores
 from embedfill.errors import ConfigError, UsageError
 
 PREFIX = "EMBEDFILL_"
@@ -185,9 +186,7 @@ class ExecutorConfig(Table):
 
     @property
     def count(self) -> int:
-        if self.workers:
-            return self.workers
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.workers or cores.available()
 
 
 class CacheConfig(Table):

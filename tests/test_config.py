@@ -1,6 +1,5 @@
 """Configuration: what is accepted, what is refused and in which words, and what the environment may change."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfill import config
+from embedfill import config, cores
 from embedfill.config import Config, parse_size
 from embedfill.errors import ConfigError, UsageError
 
@@ -69,8 +68,7 @@ def test_one_path_need_not_be_a_list() -> None:
 
 
 def test_workers_default_to_the_cores_this_process_may_use() -> None:
-    expected = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert parse().executor.count == expected
+    assert parse().executor.count == cores.available()
 
 
 @pytest.mark.parametrize(("most", "overlap"), [(8, 2), (100, 25), (128, 32), (512, 32)])

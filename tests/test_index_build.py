@@ -203,4 +203,3 @@ def test_faiss_threads_wait_passively() -> None:
     import os
 
     assert os.environ["OMP_WAIT_POLICY"]
-    assert 1 <= faiss_.cores() <= (os.cpu_count() or 1)

@@ -61,9 +61,9 @@ def test_what_is_missing_says_what_to_install(package: Path) -> None:
 
 def test_a_model_without_its_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tokenizers")
-    from embedfill.models.minilm import MiniLM
+    from embedfill.models.minilm import open_minilm
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModelError, match="onnxruntime") as caught:
-        MiniLM()
+        open_minilm()
     assert "embedfill[local]" in caught.value.hint

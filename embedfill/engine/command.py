@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from pydantic import SecretStr
 
+from embedfill import cores
 from embedfill.errors import UsageError
 
 
@@ -46,6 +47,7 @@ def command(
     Example:
       embedfill engine --data engine-data --port 8420
     """
+    cores.bound_libraries()
     try:
         from embedfill.engine.server import serve
         from embedfill.engine.settings import load

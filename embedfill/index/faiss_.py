@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from embedfill import cores
 from embedfill.errors import SearchIndexError
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -20,12 +21,7 @@ FaissIndex: TypeAlias = Any
 
 def use_threads(threads: int) -> None:
     """How many threads FAISS takes in the calling thread from now on; 0 means the cores that this process may use."""
-    faiss.omp_set_num_threads(threads or cores())
-
-
-def cores() -> int:
-    """The cores that this process may really use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    faiss.omp_set_num_threads(threads or cores.available())
 
 
 def write(index: FaissIndex, path: Path) -> None:

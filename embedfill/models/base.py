@@ -37,7 +37,10 @@ class Model(Protocol):
     name: str
     dimensions: int
     max_tokens: int  # of a text, special tokens included
-    tokenizer: Tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What its texts are counted with."""
 
     @property
     def shorter_dimensions(self) -> Sequence[int]:

@@ -100,7 +100,8 @@ class FileTokenizer:
         self._core.no_truncation()
         self._core.no_padding()
         self._core.encode_special_tokens = True
-        self.special_tokens = int(self._core.num_special_tokens_to_add(False))
+        self.prefix, self.suffix = _around(self._core)  # ids that the model wants before and after every text
+        self.special_tokens = len(self.prefix) + len(self.suffix)
         self.vocabulary = int(self._core.get_vocab_size())
         added = self._core.get_added_tokens_decoder().values()
         self.special_words = tuple(token.content for token in added if token.special and token.content)
@@ -121,6 +122,14 @@ class FileTokenizer:
         encodings = self._core.encode_batch(blocks, add_special_tokens=False)
         parts = [np.array(e.offsets, np.int64).reshape(-1, 2)[:, 0] + at for at, e in zip(starts, encodings)]
         return np.maximum.accumulate(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+
+
+def _around(core: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:  # noqa: ANN401 - tokenizers has no types
+    """What the tokenizer's own template adds before and after a text."""
+    plain = core.encode("a", add_special_tokens=False).ids
+    whole = core.encode("a", add_special_tokens=True)
+    start = next((place for place, special in enumerate(whole.special_tokens_mask) if not special), len(whole.ids))
+    return tuple(whole.ids[:start]), tuple(whole.ids[start + len(plain) :])
 
 
 @functools.cache
