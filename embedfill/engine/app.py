@@ -5,29 +5,34 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp
 
-from embedfill import __version__
 from embedfill.engine.auth import BearerAuth
 from embedfill.engine.batch_routes import BatchRoutes
+from embedfill.engine.endpoint_routes import EndpointRoutes
 from embedfill.engine.file_routes import FileRoutes
 from embedfill.engine.model_routes import ModelRoutes
+from embedfill.engine.observe import Observed
 from embedfill.engine.room import FAILURES, refusal
 from embedfill.engine.service import Engine
 from embedfill.engine.upload_routes import UploadRoutes
-from embedfill.engine.wire import answer, on_error, refuse
+from embedfill.engine.wire import on_error, refuse
 from embedfill.errors import EmbedfillError
 
 
-def create_app(engine: Engine) -> Starlette:
+def create_app(engine: Engine) -> ASGIApp:
     """The application of an engine that is started and stopped by the caller."""
+    models = ModelRoutes(engine.pool, engine.served)
     api = [
         *FileRoutes(engine.files).routes(),
         *UploadRoutes(engine.uploads).routes(),
         *BatchRoutes(engine.batches, engine.windows, engine.wake).routes(),
-        *ModelRoutes(engine.pool).routes(),
+        *EndpointRoutes(engine.served, engine.routes, models.embed).routes(),
+        *models.routes(),
     ]
-    routes: list[BaseRoute] = [Route("/healthz", _health, methods=["GET"]), Mount("/v1", routes=api), *api]
+    operation = [*engine.health.routes(), *engine.metrics.routes()]
+    routes: list[BaseRoute] = [*operation, Mount("/v1", routes=api), *api]
 
     async def on_failure(_request: Request, error: Exception) -> Response:
         refused = refusal(error, engine.data)
@@ -37,7 +42,7 @@ def create_app(engine: Engine) -> Starlette:
         response.headers["x-should-retry"] = "false"  # the official clients would, for every 5xx
         return response
 
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[Middleware(BearerAuth, owners=engine.owners)],
         exception_handlers={
@@ -47,7 +52,4 @@ def create_app(engine: Engine) -> Starlette:
             **dict.fromkeys(FAILURES, on_failure),
         },
     )
-
-
-async def _health(_request: Request) -> Response:
-    return answer({"status": "ok", "version": __version__})
+    return Observed(app, engine.metrics, [*operation, *api])

@@ -7,12 +7,14 @@ take effect in the order in which they were handed in. Knows the tables, not wha
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from embedfill.engine.meter import UNMETERED, Meter
 from embedfill.engine.schema import STEPS, VERSION
 from embedfill.errors import EmbedfillError, WorldError
 
@@ -24,8 +26,9 @@ _FAILURES = (sqlite3.Error, EmbedfillError, OSError)
 
 
 class Database:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, meter: Meter = UNMETERED) -> None:
         self._path = path
+        self._meter = meter
         self._queue: queue.SimpleQueue[tuple[Change[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         connection = self._connect()
@@ -98,11 +101,13 @@ class Database:
     def _commit(self, connection: sqlite3.Connection, group: list[tuple[Change[Any], Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
         failure: Exception = WorldError("the engine's writer died of an error of its own", "see the engine's log")
+        began = time.perf_counter()
         try:
             connection.execute("BEGIN IMMEDIATE")
             for change, future in group:
                 _apply(connection, change, future, done)
             connection.execute("COMMIT")
+            self._meter.commit(len(group), time.perf_counter() - began)
             for future, result in done:
                 future.set_result(result)
         except _FAILURES as error:

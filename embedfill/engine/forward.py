@@ -73,6 +73,8 @@ class Forwarder:
     def close(self, grace_s: float) -> None:
         """Sends nothing more, and writes what comes within `grace_s`."""
         deadline = time.monotonic() + grace_s
+        for landed in self._arrived(0.0):  # meanwhile, and paid for: also where no time is left
+            self._land(*landed)
         while any(lane.sent for lane in self._lanes.values()) and (left := deadline - time.monotonic()) > 0:
             for landed in self._arrived(left):
                 self._land(*landed)

@@ -8,11 +8,16 @@ class Loop:
     """`step` returns whether it did something; after one that did not, the loop rests until woken, or for `rest_s`."""
 
     def __init__(self, name: str, step: Callable[[], bool], rest_s: float) -> None:
+        self.name = name
         self._step = step
         self._rest_s = rest_s
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.stopping = threading.Event()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     def start(self) -> None:
         self._thread.start()
@@ -20,10 +25,14 @@ class Loop:
     def wake(self) -> None:
         self._wake.set()
 
-    def stop(self, timeout_s: float) -> bool:
-        """Lets the step in hand end, for at most `timeout_s`; whether it did."""
+    def quiesce(self) -> None:
+        """The step in hand is the last one. Does not wait for its end."""
         self.stopping.set()
         self._wake.set()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Lets the step in hand end, for at most `timeout_s`; whether it did."""
+        self.quiesce()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         return not self._thread.is_alive()

@@ -1,0 +1,82 @@
+"""Says whether the engine lives (/healthz) and whether work should be sent to it (/readyz). Needs no key, so it tells
+no path, no size and no name; mends nothing."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as LateError
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from embedfill import __version__
+from embedfill.engine.database import Database
+from embedfill.engine.loop import Loop
+from embedfill.engine.room import FAILURES
+from embedfill.engine.wire import answer
+from embedfill.errors import EmbedfillError
+
+_ROOM_BYTES = 64 << 20  # less is taken by the next upload
+_DATABASE_S = 5.0
+_FRESH_S = 1.0  # anybody may ask, as often as they like
+
+
+class Health:
+    """`stopping`: set once the engine takes no new work."""
+
+    def __init__(self, data: Path, database: Database, loops: Sequence[Loop]) -> None:
+        self.stopping = threading.Event()
+        self._data = data
+        self._database = database
+        self._loops = loops
+        self._looking = threading.Lock()
+        self._known: tuple[float, list[str]] = (float("-inf"), [])
+
+    def reasons(self) -> list[str]:
+        """Why no work should be sent here; empty where it should. At most a second old, but for the stop."""
+        if self.stopping.is_set():
+            return ["the engine is stopping"]
+        with self._looking:
+            looked, found = self._known
+            if time.monotonic() - looked > _FRESH_S:
+                found = [*self._threads(), *self._disk(), *self._writes()]
+                self._known = (time.monotonic(), found)
+        return found
+
+    def routes(self) -> list[Route]:
+        return [Route("/healthz", self._alive, methods=["GET"]), Route("/readyz", self._ready, methods=["GET"])]
+
+    async def _alive(self, _request: Request) -> Response:
+        return answer({"status": "ok", "version": __version__})
+
+    async def _ready(self, _request: Request) -> Response:
+        reasons = await run_in_threadpool(self.reasons)
+        if reasons:
+            return answer({"status": "not ready", "reasons": reasons}, 503)
+        return answer({"status": "ready", "reasons": []})
+
+    def _threads(self) -> list[str]:
+        return [f"the thread '{loop.name}' does not run" for loop in self._loops if not loop.alive]
+
+    def _disk(self) -> list[str]:
+        try:
+            free = shutil.disk_usage(self._data).free
+        except OSError:
+            return ["the data directory is gone"]
+        if not os.access(self._data, os.W_OK):  # also says so of a file system that became read-only
+            return ["the data directory cannot be written"]
+        return ["the disk of the data directory is nearly full"] if free < _ROOM_BYTES else []
+
+    def _writes(self) -> list[str]:
+        try:
+            self._database.write(lambda _connection: None).result(_DATABASE_S)
+        except LateError:
+            return [f"the database did not answer within {_DATABASE_S:.0f} s"]
+        except (*FAILURES, EmbedfillError):
+            return ["the database cannot be written"]
+        return []
