@@ -27,12 +27,14 @@ class EngineProcess:
         self.http = httpx.Client(timeout=30.0)
 
     def start(self, *arguments: str) -> "EngineProcess":
-        command = [sys.executable, "-m", "embedfill.engine", "--data", str(self.data), *self._arguments, *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.announcement = self.process.stdout.readline()
         self.url = self.announcement.removeprefix("listening on ").strip()
         return self
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "embedfill.engine", "--data", str(self.data), *self._arguments, *arguments]
 
     def kill(self) -> None:
         assert self.process is not None

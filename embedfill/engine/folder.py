@@ -72,6 +72,6 @@ class Folder:
             self._users.close()
 
     def _replace(self, name: str, data: bytes) -> None:
-        temp = self.path / f".{name}.{os.getpid()}"
+        temp = self.path / f".{name}"  # ours alone; what a crash leaves of it is written over
         temp.write_bytes(data)
         temp.replace(self.path / name)
