@@ -106,6 +106,8 @@ class Engine:
         if ended:
             self._worker.close()
             self._forwarder.close(max(0.0, due - time.monotonic()))
+            for notifier in self._notifiers:
+                notifier.close()
         return ended
 
     def close(self) -> None:

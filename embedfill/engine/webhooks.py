@@ -69,7 +69,7 @@ def hooks_of(settings: Sequence[WebhookSettings], environ: Mapping[str, str] | N
     return tuple(hooks.values())
 
 
-def record(connection: sqlite3.Connection, hooks: Sequence[Hook], batch_id: str, status: str) -> None:
+def record(hooks: Sequence[Hook], connection: sqlite3.Connection, batch_id: str, status: str) -> None:
     """Part of the change that ends a batch: what each receiver is to be told."""
     kind, now = f"batch.{status}", int(time.time())
     for hook in hooks:
