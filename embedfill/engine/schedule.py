@@ -68,7 +68,7 @@ class Schedule:
     def took(self, model: str, window: "Window", seconds: float) -> None:
         """The window is through."""
         self._models.charge(model, seconds)
-        total = sum(window.served.values())
+        total = max(sum(window.served.values()), 1)  # 0 where all were through already
         for owner, served in window.served.items():
             self._owners.charge(owner, seconds * served / total)
 
