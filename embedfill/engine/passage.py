@@ -7,6 +7,7 @@ connection.
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -132,13 +133,16 @@ class Passage:
 
     async def _stream(self, client: Upstream, body: bytes, turn: Turn) -> Response:
         """The upstream's stream as it comes; its refusal as a whole."""
+        began = time.perf_counter()
         try:
             response = await client.open(self._endpoint, body, self._headers)
             if response.status_code == 200:
+                client.tell(_begun(response), began)  # how long it goes on is the model's affair
                 return Relay(response, turn)
             reply = await client.read(response)
         except httpx.HTTPError as error:
             reply = client.silence(error)
+        client.tell(reply, began)
         turn.end(reply)
         return await self._answer(reply)
 
@@ -175,7 +179,7 @@ class Relay(Response):
         try:
             await StreamingResponse(self._parts(), 200, _given(self._response.headers))(scope, receive, send)
         finally:
-            self._turn.end(Reply(200, {}, b"", self._response.headers) if self._whole else None)
+            self._turn.end(_begun(self._response) if self._whole else None)
             with CancelScope(shield=True):
                 await self._response.aclose()
 
@@ -193,6 +197,11 @@ class Relay(Response):
 async def aside(size: int, work: Callable[[], T]) -> T:
     """The result of `work` on `size` bytes: of much in a thread, off the event loop."""
     return await to_thread.run_sync(work) if size > _MUCH_BYTES else work()
+
+
+def _begun(response: httpx.Response) -> Reply:
+    """A stream as a reply, for who counts: its parts are nobody's here."""
+    return Reply(response.status_code, {}, b"", response.headers)
 
 
 def _given(headers: httpx.Headers) -> dict[str, str]:

@@ -52,7 +52,7 @@ class Engine:
             self.pool.add(name, rehearsal.maker(name))
         self.served = Served(self.pool.names, settings.routes)
         self._spools = Spools(root, self.database)
-        self.routes = {pattern: Route(pattern, route) for pattern, route in settings.routes.items()}
+        self.routes = {pattern: Route(pattern, route, self.metrics) for pattern, route in settings.routes.items()}
         self._worker = Worker(self._jobs(self._is_local), self.pool)
         others = self._jobs(lambda batch: not self._is_local(batch))  # of no route any more too: one may come back
         self._forwarder = Forwarder(others, self.batches, self.routes, self._route)

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from embedfill.config import secret
 from embedfill.engine.limiter import Limiter, Outcome
+from embedfill.engine.meter import UNMETERED, Meter
 from embedfill.engine.refusal import envelope
 from embedfill.engine.settings import RouteSettings
 from embedfill.errors import ConfigError, RefusedError
@@ -66,10 +67,17 @@ class Reply:
 class Route:
     """The settings of one route, its key, and its limiter: what every client of it shares."""
 
-    def __init__(self, pattern: str, settings: RouteSettings, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        pattern: str,
+        settings: RouteSettings,
+        meter: Meter = UNMETERED,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         """Raises ConfigError where the variable of the key is not set, or holds what no header can carry."""
         self.pattern = pattern
         self.settings = settings
+        self.meter = meter
         self.limiter = Limiter(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
         self._key = _key(pattern, settings, environ)
 
@@ -116,12 +124,20 @@ class Upstream:
 
     async def ask(self, endpoint: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
         """One request, its answer whole. Always a reply: where none came, one that says so."""
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(self.route.settings.timeout_s):
                 response = await self.open(endpoint, body, headers)
-                return await self.read(response)
+                reply = await self.read(response)
         except (httpx.HTTPError, TimeoutError) as error:
-            return self.silence(error)
+            reply = self.silence(error)
+        self.tell(reply, began)
+        return reply
+
+    def tell(self, reply: Reply, began: float) -> None:
+        """Has a request counted that began then, by `time.perf_counter`."""
+        outcome = str(reply.status) if reply.came else "timeout" if reply.status == 504 else "unreachable"
+        self.route.meter.upstream(self.route.pattern, outcome, time.perf_counter() - began)
 
     async def open(self, endpoint: str, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """One request, its answer not read yet, and to be closed by the caller. Raises httpx.HTTPError."""
