@@ -134,7 +134,7 @@ def unknown_token(inputs: Sequence[Input], vocabulary: int) -> RefusedError | No
     return None
 
 
-def over_limit(lengths: Sequence[int], limit: int) -> RefusedError | None:
+def over_limit(lengths: Sequence[int], limit: int, in_all: int = LOCAL.request_tokens) -> RefusedError | None:
     """The API's answer to a request whose inputs have these numbers of tokens, where one or all have too many."""
     longest = max(lengths)
     if longest > limit:
@@ -144,6 +144,6 @@ def over_limit(lengths: Sequence[int], limit: int) -> RefusedError | None:
             "input",
             "context_length_exceeded",
         )
-    if sum(lengths) > LOCAL.request_tokens:
-        return refused(f"A request may have {LOCAL.request_tokens} tokens in all; this has {sum(lengths)}.", "input")
+    if sum(lengths) > in_all:
+        return refused(f"A request may have {in_all} tokens in all; this has {sum(lengths)}.", "input")
     return None

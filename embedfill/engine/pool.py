@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from embedfill.batchapi.limits import LOCAL as ENGINE
 from embedfill.engine.embeddings import Embedded, EmbeddingRequest, Input, over_limit, unknown_token
 from embedfill.errors import RefusedError
 from embedfill.models.base import IdTokenizer, Model, Vectors
@@ -66,8 +67,9 @@ class Gate:
 class Runner:
     """One loaded model. Runners that share a gate run one at a time: together they take no more cores than one."""
 
-    def __init__(self, model: Model, gate: Gate | None = None) -> None:
+    def __init__(self, model: Model, gate: Gate | None = None, request_tokens: int = ENGINE.request_tokens) -> None:
         self.model = model
+        self._request_tokens = request_tokens
         self._ids = model.tokenizer if isinstance(model.tokenizer, IdTokenizer) else None
         self._gate = gate or Gate()
         self._pace = Pace(_FORWARD_S, *_FORWARD_TOKENS)
@@ -94,8 +96,8 @@ class Runner:
         found: dict[int, RefusedError] = {}
         for index, (request, row) in enumerate(zip(requests, rows)):
             refusal = None
-            if tokens[index] > most:  # else no input has more
-                refusal = over_limit([lengths[place] for place in row], most)
+            if tokens[index] > min(most, self._request_tokens):  # else no input has more
+                refusal = over_limit([lengths[place] for place in row], most, self._request_tokens)
             if refusal is None and type(request.inputs[0]) is not str:
                 refusal = unknown_token(request.inputs, vocabulary)
             if refusal is not None:
@@ -142,7 +144,8 @@ def _rows(vectors: Vectors, places: list[int]) -> Vectors:
 class Pool:
     """Models by name. A model is loaded when it is first asked for."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, request_tokens: int = ENGINE.request_tokens) -> None:
+        self._request_tokens = request_tokens
         self._makers: dict[str, Callable[[], Model]] = {name: partial(load, name, threads) for name in LOCAL}
         self._runners: dict[str, Runner] = {}
         self._gate = Gate()
@@ -163,5 +166,5 @@ class Pool:
             raise RefusedError(404, "model_not_found", message, param="model")
         with self._lock:
             if name not in self._runners:
-                self._runners[name] = Runner(self._makers[name](), self._gate)
+                self._runners[name] = Runner(self._makers[name](), self._gate, self._request_tokens)
             return self._runners[name]

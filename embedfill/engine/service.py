@@ -47,7 +47,7 @@ class Engine:
         self.uploads = Uploads(root, self.database, self.files)
         allowance, hooks = allowance_of(settings.limits), hooks_of(settings.webhooks)
         self.batches = Batches(self.database, allowance, partial(record, hooks), self.metrics)
-        self.pool = Pool(settings.threads)
+        self.pool = Pool(settings.threads, allowance.limits.request_tokens)
         for name in settings.rehearse:
             self.pool.add(name, rehearsal.maker(name))
         self.served = Served(self.pool.names, settings.routes)

@@ -1,5 +1,6 @@
 """HTTP in the API's own words: the error envelope, JSON in and out, query parameters. Knows no route."""
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -25,7 +26,10 @@ def answer(value: BaseModel | dict[str, Any] | bytes, status: int = 200) -> Resp
 
 
 def refuse(error: RefusedError) -> Response:
-    return answer(envelope(error), error.status)
+    response = answer(envelope(error), error.status)
+    if error.retry_after_s is not None:
+        response.headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    return response
 
 
 async def on_error(_request: Request, error: Exception) -> Response:
