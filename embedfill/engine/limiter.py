@@ -25,9 +25,9 @@ _SOON_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request under way: since when, and the tokens it was thought to cost."""
+    """A request under way: how often the window was halved before it, and the tokens it was thought to cost."""
 
-    since: float
+    era: int
     tokens: int
 
 
@@ -74,7 +74,7 @@ class Limiter:
         self._listeners: list[Callable[[], None]] = []
         self.under_way = 0
         self._urgent = 0  # that wait for their turn
-        self._reduced_at = -math.inf
+        self._era = 0
         self._troubles = 0  # in a row
         self._asked_until = -math.inf  # the server's wish: holds for all
         self._rests_until = -math.inf  # our own: an urgent request may find out whether it is over
@@ -122,7 +122,7 @@ class Limiter:
                 return max(wait, _SOON_S)
             self.under_way += 1
             self._spend(1, tokens)
-            return Ticket(now, tokens)
+            return Ticket(self._era, tokens)
 
     def leave(
         self, ticket: Ticket, outcome: Outcome, tokens: int | None = None, retry_after_s: float | None = None
@@ -160,12 +160,11 @@ class Limiter:
             self._troubles = 0
             self._rests_until = -math.inf
             self._window = min(self._most, self._window + 1 / self._window)
-        elif outcome != "dropped" and ticket.since >= self._reduced_at:  # others of the same moment say nothing new
-            now = self._now()
-            self._reduced_at = math.nextafter(now, math.inf)
+        elif outcome != "dropped" and ticket.era == self._era:  # others of the same moment say nothing new
+            self._era += 1
             self._troubles += 1
             self._window = max(1.0, self._window / 2)
-            self._rests_until = now + self._rest_s(outcome)
+            self._rests_until = self._now() + self._rest_s(outcome)
 
     def _rest_s(self, outcome: Outcome) -> float:
         """Doubled by each trouble in a row."""
