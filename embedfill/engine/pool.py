@@ -16,8 +16,7 @@ from embedfill.batchapi.limits import LOCAL as ENGINE
 from embedfill.engine.embeddings import Embedded, EmbeddingRequest, Input, over_limit, unknown_token
 from embedfill.errors import RefusedError
 from embedfill.models.base import IdTokenizer, Model, Vectors
-from embedfill.models.known import LOCAL
-from embedfill.models.load import load
+from embedfill.models.load import load, offered
 
 _FORWARD_S = 0.2
 _FORWARD_TOKENS = (1_024, 131_072)
@@ -146,7 +145,7 @@ class Pool:
 
     def __init__(self, threads: int, request_tokens: int = ENGINE.request_tokens) -> None:
         self._request_tokens = request_tokens
-        self._makers: dict[str, Callable[[], Model]] = {name: partial(load, name, threads) for name in LOCAL}
+        self._makers: dict[str, Callable[[], Model]] = {name: partial(load, name, threads) for name in offered()}
         self._runners: dict[str, Runner] = {}
         self._gate = Gate()
         self._lock = threading.Lock()

@@ -14,6 +14,7 @@ from embedfill.engine.forward import Forwarder
 from embedfill.engine.gauges import Gauges
 from embedfill.engine.health import Health
 from embedfill.engine.jobs import Jobs
+from embedfill.engine.local_models import makers
 from embedfill.engine.loop import Loop
 from embedfill.engine.metrics import Metrics
 from embedfill.engine.owners import Owners
@@ -48,6 +49,8 @@ class Engine:
         allowance, hooks = allowance_of(settings.limits), hooks_of(settings.webhooks)
         self.batches = Batches(self.database, allowance, partial(record, hooks), self.metrics)
         self.pool = Pool(settings.threads, allowance.limits.request_tokens)
+        for name, make in makers(settings):
+            self.pool.add(name, make)
         for name in settings.rehearse:
             self.pool.add(name, rehearsal.maker(name))
         self.served = Served(self.pool.names, settings.routes)

@@ -17,6 +17,9 @@ from embedfill.config import Name, Table, checked, secret
 from embedfill.engine.owners import DEFAULT, digest_of
 from embedfill.errors import ConfigError, UsageError
 from embedfill.masks import HIDDEN
+from embedfill.models.devices import Device
+from embedfill.models.layout import Pooling
+from embedfill.models.load import Kind
 
 KEY_VARIABLE = "EMBEDFILL_ENGINE_KEY"
 _OTHER_VARIABLES = "EMBEDFILL_ENGINE__"
@@ -55,11 +58,13 @@ class KeySettings(Table):
 
 
 class ModelSettings(Table):
-    """A local model of the user's own."""
+    """A local model of the user's own: a directory, or one ONNX file in it. `max_tokens` and `pooling` are for what its
+    files do not tell."""
 
     path: Name
-    kind: Literal["onnx", "sentence-transformers"] = "onnx"
+    kind: Kind = "onnx"
     max_tokens: int | None = Field(default=None, ge=8)
+    pooling: Pooling | None = None
 
 
 class WebhookSettings(Table):
@@ -95,6 +100,7 @@ class EngineSettings(Table):
     api_key: SecretStr | None = Field(default=None, exclude=True)
     keys: dict[OwnerName, list[KeySettings]] = Field(default={})
     threads: int = Field(default=0, ge=0)
+    device: Device = "auto"
     preload: list[Name] = Field(default=[])
     models: dict[Name, ModelSettings] = Field(default={})
     routes: dict[Name, RouteSettings] = Field(default={})

@@ -24,6 +24,7 @@ KNOWN = {
     for info in (
         ModelInfo("all-MiniLM-L6-v2", 384, 256, "all-MiniLM-L6-v2", local=True),
         ModelInfo("wordllama-256", 256, 2048, "wordllama-256", shorter=(64, 128), local=True),
+        ModelInfo("all-MiniLM-L6-v2-int8", 384, 256, "all-MiniLM-L6-v2", local=True),
         ModelInfo("text-embedding-3-small", 1536, 8192, "cl100k_base", shorter=None),
         ModelInfo("text-embedding-3-large", 3072, 8192, "cl100k_base", shorter=None),
         ModelInfo("text-embedding-ada-002", 1536, 8192, "cl100k_base"),

@@ -25,6 +25,13 @@ def load(name: str, threads: int = 0, device: str = "auto") -> Model:
         return _load(name, threads, device)
 
 
+def offered() -> tuple[str, ...]:
+    """The local models by name, without one that this machine cannot compute or whose own package is missing."""
+    from embedfill.models import int8
+
+    return tuple(name for name in known.LOCAL if name != int8.NAME or int8.possible())
+
+
 def open_model(
     name: str,
     path: Path,
@@ -54,6 +61,10 @@ def _load(name: str, threads: int, device: str) -> Model:
         from embedfill.models.minilm import open_minilm
 
         return open_minilm(threads, device)
+    if name == "all-MiniLM-L6-v2-int8":
+        from embedfill.models.int8 import open_int8
+
+        return open_int8(threads)
     if name == "wordllama-256":
         from embedfill.models.static import StaticModel
 

@@ -24,12 +24,19 @@ _DTYPES = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
 
 
 class OnnxForward:
-    """A forward pass of an ONNX file. Safe to call from several threads."""
+    """A forward pass of an ONNX file, or of a `graph` made from it. Safe to call from several threads."""
 
-    def __init__(self, path: Path, pooling: Pooling | None, threads: int = 0, device: str = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        pooling: Pooling | None,
+        threads: int = 0,
+        device: str = "auto",
+        graph: bytes | None = None,
+    ) -> None:
         self._path = path
         self._pooling = pooling
-        self._session, self.device = session(path, threads, device)
+        self._session, self.device = session(path, threads, device, graph)
         self._inputs = {entry.name: _dtype(path, entry) for entry in self._session.get_inputs()}
         self._output = _output([entry.name for entry in self._session.get_outputs()])
         self.pools = self._output == _VECTORS  # by itself, as its makers do
@@ -88,7 +95,7 @@ def pool(tokens: Vectors, mask: Ids, pooling: Pooling) -> Vectors:
     return np.asarray(sums / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-def session(path: Path, threads: int, device: str) -> tuple[Any, str]:
+def session(path: Path, threads: int, device: str, graph: bytes | None = None) -> tuple[Any, str]:
     """A session of ONNX Runtime, and the device that it runs on. Raises ModelError, ConfigError."""
     try:
         import onnxruntime
@@ -101,7 +108,7 @@ def session(path: Path, threads: int, device: str) -> tuple[Any, str]:
     options.log_severity_level = 3
     providers = list(dict.fromkeys((PROVIDERS[wanted], PROVIDERS["cpu"])))
     with explained(path):
-        opened = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        opened = onnxruntime.InferenceSession(graph or str(path), options, providers=providers)
     # A build for GPUs offers one on every machine; where none is, the session falls back.
     used = next(iter(of_providers(opened.get_providers())), "cpu")
     if device not in ("auto", used):
