@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -331,10 +331,19 @@ def _origin(places: list[str], source: str, environ: Mapping[str, str]) -> str:
 
 def _known(places: list[str], whole: type[BaseModel]) -> str:
     """The keys that are allowed where an unknown one stood, and the one that was meant."""
-    *table, wrong = places
-    fields = whole.model_fields
-    if table and isinstance(kind := fields[table[0]].annotation, type) and issubclass(kind, BaseModel):
-        fields = kind.model_fields
-    names = sorted(name for name in fields if name != "base")
+    *tables, wrong = places
+    names = sorted(name for name in _inside(whole, tables).model_fields if name != "base")
     meant = difflib.get_close_matches(wrong, names, n=1)
     return (f"did you mean {meant[0]}? " if meant else "") + "known here: " + ", ".join(names)
+
+
+def _inside(whole: type[BaseModel], places: list[str]) -> type[BaseModel]:
+    """The kind of the table at a place: tables stand in tables, also under free names and in lists."""
+    found = whole
+    current: Any = whole
+    for place in places:
+        fields = current.model_fields if _is_table(current) else None
+        inner = fields[place].annotation if fields is not None else get_args(current)[-1:]
+        current = inner[0] if isinstance(inner, tuple) and inner else inner
+        found = current if _is_table(current) else found
+    return found

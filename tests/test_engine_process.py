@@ -194,8 +194,9 @@ def test_wrong_arguments() -> None:
 
 def test_an_unknown_model_to_preload(tmp_path: Path) -> None:
     failed = _run("--data", str(tmp_path / "x"), "--model", "gpt-none")
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert "gpt-none" in failed.stderr and "Traceback" not in failed.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_crash_inside_ends_the_process(new_engine: Callable[..., EngineProcess]) -> None:

@@ -18,8 +18,9 @@ from types import FrameType
 import uvicorn
 
 from embedfill.engine import logs, room
-from embedfill.engine.address import bind, check_host, url_of
+from embedfill.engine.address import bind, url_of
 from embedfill.engine.app import create_app
+from embedfill.engine.effective import check
 from embedfill.engine.folder import Folder
 from embedfill.engine.guard import IDLE_S, GuardedProtocol, raise_open_files
 from embedfill.engine.loop import Loop
@@ -38,7 +39,7 @@ def serve(settings: EngineSettings, announce: Callable[[str], None], keys: Calla
     """Runs until SIGTERM or SIGINT, or, `while_used`, until nobody holds `users.lock`. `announce` gets the base URL
     once the engine answers. `keys` reads them again; without it SIGHUP, of a closed terminal, is an end. Raises
     UsageError, WorldError."""
-    check_host(settings)
+    check(settings)
     logs.configure(settings.log_format, settings.level)
     os.umask(os.umask(0o077) | 0o077)  # what clients sent is not for the other users of this machine
     with room.explained(settings.data):

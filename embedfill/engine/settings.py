@@ -217,7 +217,7 @@ def _tables(values: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def _keys(owner: str, given: object, source: str) -> list[Any]:
     """One key or several. What is neither may be a key, and is not shown."""
     keys = given if isinstance(given, list) else [given]
-    if not keys or not all(isinstance(key, dict) for key in keys):
+    if not keys or not all(isinstance(key, dict) and key.keys() <= KeySettings.model_fields.keys() for key in keys):
         allowed = 'must be { env = "VARIABLE" } or { sha256 = "…" }, or a list of such'
         raise ConfigError(f"keys.{owner}", HIDDEN, allowed, source)
     return keys
