@@ -1,27 +1,18 @@
 """The life of a batch: its rules at creation, its statuses and timestamps, its ends."""
 
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from embedfill.batchapi.models import BatchError
-from embedfill.engine.batches import Batches, NewBatch
-from embedfill.engine.database import Database
-from embedfill.engine.files import Files, new_file
-from embedfill.engine.jobs import Jobs
-from embedfill.engine.pool import Pool, Runner
-from embedfill.engine.served import Served
-from embedfill.engine.spool import Spools
-from embedfill.engine.validate import validate
-from embedfill.engine.worker import Worker
+from embedfill.engine.pool import Runner
 from embedfill.errors import RefusedError
 from embedfill.models.base import Vectors
 from embedfill.models.load import load
+from tests.bench_fixtures import Bench, execute, let_expire, runs
 from tests.engine_fixtures import STATIC, EngineProcess, batch_body, jsonl, request_line, texts
 
 KEYS = {
@@ -110,66 +101,6 @@ def test_failed_requests_go_to_the_error_file(engine: EngineProcess) -> None:
         assert engine.get(f"/files/{file_id}").json()["purpose"] == "batch_output"
 
 
-class Bench:
-    """The engine's parts without threads or HTTP: each step when the test says so."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.database = Database(root / "engine.db")
-        self.files = Files(root, self.database)
-        self.batches = Batches(self.database)
-        self.spools = Spools(root, self.database)
-        self.pool = Pool(1)
-        self.served = Served(self.pool.names, {})
-        self.worker = Worker(Jobs(self.batches, self.files, self.spools, lambda batch: True), self.pool)
-
-    def batch(self, data: bytes, valid: bool = True) -> str:
-        """A batch, already validated unless told otherwise; the input file is gone by then."""
-        part = self.files.new_part()
-        part.write_bytes(data)
-        file = self.files.adopt(part, new_file(len(data), "in.jsonl", "batch", None), "")
-        new = NewBatch("/v1/embeddings", file.id, "24h", None, None, None, "{}")
-        batch_id = self.batches.create(new).id
-        held = self.spools.hold(batch_id, self.files.path(file.id))
-        self.files.delete(file.id, "")
-        if valid:
-            verdict = validate(held, "/v1/embeddings", self.served, lambda: False)
-            assert verdict is not None and verdict.model is not None
-            self.batches.accept(batch_id, verdict.model, verdict.total)
-        return batch_id
-
-    def step_until_moving(self, batch_id: str) -> int:
-        """Runs windows until some, but not all, lines are finished; how many."""
-        while not (done := self.completed(batch_id)):
-            assert self.worker.step()
-        return done
-
-    def completed(self, batch_id: str) -> int:
-        counts = self.batches.get(batch_id, "").request_counts
-        assert counts is not None
-        return counts.completed
-
-    def end(self, batch_id: str) -> None:
-        while not self.batches.get(batch_id, "").ended:
-            assert self.worker.step()
-
-    def lines(self, file_id: str | None) -> list[dict[str, Any]]:
-        if file_id is None:
-            return []
-        return [orjson.loads(line) for line in self.files.path(file_id).read_bytes().split(b"\n") if line]
-
-    def close(self) -> None:
-        self.worker.close()
-        self.database.close()
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    yield made
-    made.close()
-
-
 DATA = jsonl(request_line(f"r{n}", list(texts(5, n * 5))) for n in range(1000))
 
 
@@ -180,7 +111,7 @@ def test_a_batch_that_ends_early_accounts_for_every_line(bench: Bench, how: str)
     if how == "cancelled":
         assert bench.batches.cancel(batch_id, "").status == "cancelling"
     else:
-        _let_expire(bench.root, batch_id)
+        let_expire(bench.root, batch_id)
     bench.end(batch_id)
     batch = bench.batches.get(batch_id, "")
     output, errors = bench.lines(batch.output_file_id), bench.lines(batch.error_file_id)
@@ -191,7 +122,7 @@ def test_a_batch_that_ends_early_accounts_for_every_line(bench: Bench, how: str)
     assert batch.request_counts is not None
     assert (batch.request_counts.completed, batch.request_counts.failed) == (len(output), len(errors))
     assert getattr(batch, f"{how}_at") >= batch.created_at
-    assert _runs(bench.root) == {1: len(output), 0: len(errors)}
+    assert runs(bench.root) == {1: len(output), 0: len(errors)}
     assert list((bench.root / "spool").iterdir()) == []
 
 
@@ -252,7 +183,7 @@ def test_no_way_out_of_an_end(bench: Bench) -> None:
 def test_timestamps_never_run_back(bench: Bench) -> None:
     batch_id = bench.batch(jsonl([request_line("a", "text")]))
     ahead = int(time.time()) + 5_000
-    _execute(bench.root, "UPDATE batches SET in_progress_at = ? WHERE id = ?", ahead, batch_id)
+    execute(bench.root, "UPDATE batches SET in_progress_at = ? WHERE id = ?", ahead, batch_id)
     bench.end(batch_id)
     batch = bench.batches.get(batch_id, "")
     assert (batch.finalizing_at, batch.completed_at) == (ahead, ahead)
@@ -281,7 +212,7 @@ def test_a_half_written_line_is_cut_off(bench: Bench, tmp_path: Path) -> None:
     content = again.files.path(batch.output_file_id).read_bytes()
     assert content.startswith(recorded)
     assert 0 < done < 1000 == len(again.lines(batch.output_file_id))
-    assert _runs(tmp_path) == {1: 1000}
+    assert runs(tmp_path) == {1: 1000}
     again.worker.close()
     bench.database, bench.worker = again.database, again.worker
 
@@ -310,19 +241,3 @@ def test_a_request_that_breaks_the_model_fails_alone(bench: Bench) -> None:
     assert (error["custom_id"], error["response"]["status_code"]) == ("r7", 500)
     assert "no such token" in error["response"]["body"]["error"]["message"]
     assert len(bench.lines(batch.output_file_id)) == 18
-
-
-def _runs(root: Path) -> dict[int, int]:
-    return dict(_execute(root, "SELECT runs, count(*) FROM lines GROUP BY runs"))
-
-
-def _let_expire(root: Path, batch_id: str) -> None:
-    _execute(root, "UPDATE batches SET expires_at = ? WHERE id = ?", int(time.time()) - 1, batch_id)
-
-
-def _execute(root: Path, query: str, *values: object) -> list[Any]:
-    connection = sqlite3.connect(root / "engine.db")
-    with connection:
-        rows = connection.execute(query, values).fetchall()
-    connection.close()
-    return rows
