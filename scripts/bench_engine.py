@@ -13,6 +13,7 @@ held before the batch. Run it with the project's interpreter:
 """
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -49,6 +50,7 @@ def engine(folder: Path, model: str, source: Path) -> dict[str, Any]:
     running = Engine(EngineSettings(data=folder, rehearse=[_NULL]))
     running.pool.add(_NULL, lambda: Rehearsal(replace(KNOWN[_NULL], dimensions=8)))
     running.pool.runner(model)  # loaded before
+    gc.freeze()  # as the server does
     running.start()
     part = running.files.new_part()
     part.write_bytes(source.read_bytes())

@@ -4,6 +4,7 @@ SIGTERM and SIGINT end it once what is in hand is done, a second one at once. SI
 """
 
 import asyncio
+import gc
 import math
 import os
 import signal
@@ -57,6 +58,7 @@ def _serve(settings: EngineSettings, announce: Callable[[str], None], keys: Call
     _on_crash(server)
     for name in settings.preload:
         engine.pool.runner(name)
+    gc.freeze()  # what is loaded stays: to look through it again and again costs a third of a short request line
     due = time.monotonic() + _USERS_S
     watch = Loop("users-watch", lambda: _leave_if_unused(folder, server, due), _WATCH_S)
     engine.start()
