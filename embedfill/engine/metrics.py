@@ -38,8 +38,8 @@ class Metrics:
         self._inputs = self._count("forward_inputs", "Inputs that local models embedded", "model")
         self._commits = self._times("database_commit_seconds", "Transactions of the database")
         self._changes = self._times("database_commit_changes", "Changes of one transaction", buckets=_CHANGES)
-        self._lines = self._count("lines", "Lines of batches that have a result", "source", "outcome")
-        self._tokens = self._count("line_tokens", "Prompt tokens of these lines", "source")
+        self._lines = self._count("lines", "Lines of batches that have a result", "outcome")
+        self._tokens = self._count("line_tokens", "Tokens of these lines", "kind")
         self._upstream = self._times("upstream_seconds", "Requests to other servers", "route", "outcome")
         self._moves = self._count("batch_transitions", "Batches that came to a status", "status")
         self._webhooks = self._count("webhooks", "Tries to tell a webhook", "event", "outcome")
@@ -62,10 +62,11 @@ class Metrics:
         self._commits.observe(seconds)
         self._changes.observe(changes)
 
-    def lines(self, source: str, completed: int, failed: int, tokens: int) -> None:
-        self._lines.labels(source, "completed").inc(completed)
-        self._lines.labels(source, "failed").inc(failed)
-        self._tokens.labels(source).inc(tokens)
+    def lines(self, completed: int, failed: int, input_tokens: int, output_tokens: int) -> None:
+        self._lines.labels("completed").inc(completed)
+        self._lines.labels("failed").inc(failed)
+        self._tokens.labels("input").inc(input_tokens)
+        self._tokens.labels("output").inc(output_tokens)
 
     def upstream(self, route: str, outcome: str, seconds: float) -> None:
         self._upstream.labels(route, outcome).observe(seconds)

@@ -14,6 +14,7 @@ import numpy as np
 
 from embedfill.batchapi.limits import LOCAL as ENGINE
 from embedfill.engine.embeddings import Embedded, EmbeddingRequest, Input, over_limit, unknown_token
+from embedfill.engine.meter import UNMETERED, Meter
 from embedfill.errors import RefusedError
 from embedfill.models.base import IdTokenizer, Model, Vectors
 from embedfill.models.load import load, offered
@@ -66,8 +67,15 @@ class Gate:
 class Runner:
     """One loaded model. Runners that share a gate run one at a time: together they take no more cores than one."""
 
-    def __init__(self, model: Model, gate: Gate | None = None, request_tokens: int = ENGINE.request_tokens) -> None:
+    def __init__(
+        self,
+        model: Model,
+        gate: Gate | None = None,
+        request_tokens: int = ENGINE.request_tokens,
+        meter: Meter = UNMETERED,
+    ) -> None:
         self.model = model
+        self._meter = meter
         self._request_tokens = request_tokens
         self._ids = model.tokenizer if isinstance(model.tokenizer, IdTokenizer) else None
         self._gate = gate or Gate()
@@ -130,7 +138,9 @@ class Runner:
             with self._gate.hold(urgent):
                 began = time.perf_counter()
                 vectors[part] = self.model.embed([inputs[place] for place in part])
-                self._pace.took(int(ends[stop - 1]) - done, time.perf_counter() - began)
+                seconds = time.perf_counter() - began
+                self._pace.took(int(ends[stop - 1]) - done, seconds)
+            self._meter.forward(self.model.name, len(part), seconds)
             start = stop
         return vectors
 
@@ -143,8 +153,9 @@ def _rows(vectors: Vectors, places: list[int]) -> Vectors:
 class Pool:
     """Models by name. A model is loaded when it is first asked for."""
 
-    def __init__(self, threads: int, request_tokens: int = ENGINE.request_tokens) -> None:
+    def __init__(self, threads: int, request_tokens: int = ENGINE.request_tokens, meter: Meter = UNMETERED) -> None:
         self._request_tokens = request_tokens
+        self._meter = meter
         self._makers: dict[str, Callable[[], Model]] = {name: partial(load, name, threads) for name in offered()}
         self._runners: dict[str, Runner] = {}
         self._gate = Gate()
@@ -165,5 +176,5 @@ class Pool:
             raise RefusedError(404, "model_not_found", message, param="model")
         with self._lock:
             if name not in self._runners:
-                self._runners[name] = Runner(self._makers[name](), self._gate, self._request_tokens)
+                self._runners[name] = Runner(self._makers[name](), self._gate, self._request_tokens, self._meter)
             return self._runners[name]

@@ -48,13 +48,13 @@ class Engine:
         self.uploads = Uploads(root, self.database, self.files)
         allowance, hooks = allowance_of(settings.limits), hooks_of(settings.webhooks)
         self.batches = Batches(self.database, allowance, partial(record, hooks), self.metrics)
-        self.pool = Pool(settings.threads, allowance.limits.request_tokens)
+        self.pool = Pool(settings.threads, allowance.limits.request_tokens, self.metrics)
         for name, make in makers(settings):
             self.pool.add(name, make)
         for name in settings.rehearse:
             self.pool.add(name, rehearsal.maker(name))
         self.served = Served(self.pool.names, settings.routes)
-        self._spools = Spools(root, self.database)
+        self._spools = Spools(root, self.database, self.metrics)
         self.routes = {pattern: Route(pattern, route, self.metrics) for pattern, route in settings.routes.items()}
         self._worker = Worker(self._jobs(self._is_local), self.pool)
         others = self._jobs(lambda batch: not self._is_local(batch))  # of no route any more too: one may come back

@@ -9,10 +9,12 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from embedfill.engine.database import Database
+from embedfill.engine.meter import UNMETERED, Meter
 from embedfill.store.local import sync_directory
 
 Name = Literal["output", "error"]
@@ -37,8 +39,9 @@ class Result(NamedTuple):
 class Spool:
     """Open for one batch, by one thread. `seq` is the number of the batch in the database."""
 
-    def __init__(self, folder: Path, seq: int, database: Database) -> None:
+    def __init__(self, folder: Path, seq: int, database: Database, meter: Meter = UNMETERED) -> None:
         self.folder = folder
+        self._meter = meter
         self._seq = seq
         self._database = database
         self._ends = self._committed()
@@ -77,7 +80,14 @@ class Spool:
                 ends[name] = stop
         self._ends = ends
         spent = [sum(column) for column in zip(_NOTHING, *map(_spent, results))]
-        return self._database.write(lambda connection: self._record(connection, rows, spent))
+        written = self._database.write(lambda connection: self._record(connection, rows, spent))
+        completed = sum(result.spool == "output" for result in results)
+        written.add_done_callback(partial(self._tell, completed, len(results) - completed, spent))
+        return written
+
+    def _tell(self, completed: int, failed: int, spent: list[int], written: Future[None]) -> None:
+        if not written.exception():
+            self._meter.lines(completed, failed, spent[0], spent[2])
 
     def close(self) -> None:
         """Only once every append has resolved."""
@@ -110,9 +120,10 @@ class Spool:
 class Spools:
     """The folder of all spools."""
 
-    def __init__(self, root: Path, database: Database) -> None:
+    def __init__(self, root: Path, database: Database, meter: Meter = UNMETERED) -> None:
         self._root = root / "spool"
         self._database = database
+        self._meter = meter
         self._root.mkdir(parents=True, exist_ok=True)
 
     def hold(self, batch_id: str, source: Path) -> Path:
@@ -129,7 +140,7 @@ class Spools:
         return self._root / batch_id / "input"
 
     def open(self, batch_id: str, seq: int) -> Spool:
-        return Spool(self._root / batch_id, seq, self._database)
+        return Spool(self._root / batch_id, seq, self._database, self._meter)
 
     def remove(self, batch_id: str) -> None:
         shutil.rmtree(self._root / batch_id, ignore_errors=True)
