@@ -1,7 +1,8 @@
 """The life of a batch: its rules at creation, its statuses and timestamps, its ends."""
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,99 @@ def test_a_request_that_breaks_the_model_fails_alone(bench: Bench) -> None:
     assert (error["custom_id"], error["response"]["status_code"]) == ("r7", 500)
     assert "no such token" in error["response"]["body"]["error"]["message"]
     assert len(bench.lines(batch.output_file_id)) == 18
+
+
+def test_a_race_of_cancels_with_the_end_has_one_winner(bench: Bench) -> None:
+    """Whoever is first: the answer to the cancel, the end and the lines agree."""
+    for pause in [0.0, 0.001, 0.002, 0.004] * 4:
+        batch_id = bench.batch(jsonl(request_line(f"r{n}", "text") for n in range(20)))
+        answers: list[str] = []
+        cancel = threading.Thread(target=lambda: answers.append(_cancelled(bench, batch_id)))  # noqa: B023
+        cancel.start()
+        time.sleep(pause)
+        bench.end(batch_id)
+        cancel.join()
+        batch = bench.get(batch_id)
+        expected = {"cancelling": "cancelled", "cancelled": "cancelled", "finalizing": "completed", "409": "completed"}
+        assert expected[answers[0]] == batch.status
+        lines = bench.lines(batch.output_file_id) + bench.lines(batch.error_file_id)
+        assert sorted(line["custom_id"] for line in lines) == sorted(f"r{n}" for n in range(20))
+    assert sum(1 for _ in (bench.root / "files").iterdir()) == execute(bench.root, "SELECT count(*) FROM files")[0][0]
+
+
+def _cancelled(bench: Bench, batch_id: str) -> str:
+    try:
+        return bench.batches.cancel(batch_id, "").status
+    except RefusedError as refused:
+        return str(refused.status)
+
+
+def test_an_input_of_somebody_else_is_not_found(bench: Bench) -> None:
+    theirs = bench.file(DATA, "them")
+    batch_id = bench.create(theirs, "us")
+    assert bench.validator.step()
+    batch = bench.get(batch_id)
+    assert batch.errors is not None
+    (error,) = batch.errors.data
+    assert (batch.status, error.code, error.line) == ("failed", "invalid_request", None)
+    assert "No such File" in str(error.message)
+
+
+def test_owners_take_turns_in_validation(bench: Bench) -> None:
+    many = [bench.create(bench.file(DATA, "many"), "many") for _ in range(5)]
+    few = bench.create(bench.file(DATA, "few"), "few")
+    order = []
+    for _ in range(6):
+        assert bench.validator.step()
+        order += [one for one in (*many, few) if one not in order and bench.get(one).status == "in_progress"]
+    assert order == [many[0], few, *many[1:]]
+    assert not bench.validator.step()
+
+
+def test_a_batch_whose_window_passes_before_it_is_validated_expires_whole(bench: Bench) -> None:
+    batch_id = bench.create(bench.file(DATA), window_s=-1)
+    assert bench.validator.step()
+    bench.end(batch_id)
+    batch = bench.get(batch_id)
+    assert (batch.status, batch.output_file_id, len(bench.lines(batch.error_file_id))) == ("expired", None, 1000)
+    assert runs(bench.root) == {0: 1000}
+
+
+def test_the_same_idempotency_key_of_two_owners(bench: Bench) -> None:
+    mine, theirs = (bench.create("file-x", owner, "key") for owner in ("us", "them"))
+    assert mine != theirs
+    assert bench.create("file-x", "us", "key") == mine
+
+
+def test_very_many_errors_are_all_there_but_not_in_lists(bench: Bench) -> None:
+    batch_id = bench.batch(b"{}\n" + b"no json\n" * 3_000)
+    (listed,) = bench.batches.page(None, 20, "").data
+    errors = bench.get(batch_id).errors
+    assert errors is not None
+    assert [error.line for error in errors.data] == list(range(1, 3_002))
+    assert [error["line"] for error in listed["errors"]["data"]] == [*range(1, 101), None]
+    assert "2901 more" in listed["errors"]["data"][-1]["message"]
+
+
+def test_outputs_expire_when_the_batch_says(engine: EngineProcess) -> None:
+    kept = {"anchor": "created_at", "seconds": 3_600}
+    batch = engine.finished(engine.submit(jsonl([request_line("a", "text")]), output_expires_after=kept))
+    file = engine.get(f"/files/{batch['output_file_id']}").json()
+    assert file["expires_at"] == file["created_at"] + 3_600
+
+
+def test_thousands_of_open_batches_are_looked_through_at_once(bench: Bench) -> None:
+    """Not by going through those that have ended."""
+    for query in (bench.batches.active, bench.batches.unvalidated):
+        traced = _plan(bench, query)
+        assert any("batches_by_status" in step for step in traced), traced
+
+
+def _plan(bench: Bench, query: Callable[[], object]) -> list[str]:
+    statements: list[str] = []
+    with bench.database.read() as connection:
+        connection.set_trace_callback(statements.append)
+    query()
+    with bench.database.read() as connection:
+        connection.set_trace_callback(None)
+        return [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {statements[0]}").fetchall()]
