@@ -51,7 +51,7 @@ class Case:
     play: Callable[[Any], Figures]
 
 
-SEEDS = int(os.environ.get("MISCHIEF_SEEDS", "200"))
+SEEDS = int(os.environ.get("MISCHIEF_SEEDS", "100"))
 GROUPS = ["points", "two", "world", "run", "prune"]
 CASES: list[Case] = []
 

@@ -1,6 +1,6 @@
 """SIGKILL at random calls of our code, several in a row, then the work goes on: nothing twice, nothing lost.
 
-`MISCHIEF_SEEDS=5000 pytest tests/test_crash_random.py` plays that many instead of 200.
+`MISCHIEF_SEEDS=5000 pytest tests/test_crash_random.py` plays that many instead of 100.
 """
 
 from collections.abc import Callable

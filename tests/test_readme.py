@@ -67,6 +67,7 @@ def test_its_prepared_requests_run_as_written(
     """Every `embedfill batch` command: the first on this machine's engine, the second on a server that can chat."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("EMBEDFILL_BATCH__POLL_S", "0.1")  # not the half minute of a provider that is far away
     provider.models["/v1/chat/completions"] = labelled
     body = {"model": "wordllama-256", "input": "a text"}
     line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}

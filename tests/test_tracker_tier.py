@@ -137,7 +137,7 @@ def rows() -> Iterable[Any]:
     return [pa.record_batch(columns, schema=WANTED)]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_quota_is_used_and_no_late_release_is_run_into_twice(tmp_path: Path, seed: int) -> None:
     world = Account1(tmp_path, seed)
     world.drain()
