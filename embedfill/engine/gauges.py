@@ -2,11 +2,13 @@
 
 import shutil
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from embedfill import __version__
 from embedfill.engine.database import Database
 from embedfill.engine.metrics import Metrics, Values
+from embedfill.engine.upstream import Route
 
 _BATCHES = "SELECT status, count(*) FROM batches GROUP BY status"
 _WAITING = (
@@ -19,9 +21,10 @@ _STATUSES = ("validating", "in_progress", "finalizing", "cancelling", "completed
 
 
 class Gauges:
-    def __init__(self, data: Path, database: Database) -> None:
+    def __init__(self, data: Path, database: Database, routes: Mapping[str, Route]) -> None:
         self._data = data
         self._database = database
+        self._routes = routes
 
     def register(self, metrics: Metrics) -> None:
         metrics.watch("batches", "Batches by status", self._batches, "status")
@@ -29,6 +32,8 @@ class Gauges:
         metrics.watch("files", "Files by purpose", lambda: self._counted(_FILES), "purpose")
         metrics.watch("files_bytes", "Bytes of files by purpose", lambda: self._counted(_BYTES), "purpose")
         metrics.watch("disk_free_bytes", "Room on the disk of the data directory", self._free)
+        metrics.watch("upstream_in_flight", "Requests to other servers under way", self._in_flight, "route")
+        metrics.watch("upstream_limit", "How many may be under way at once, now", self._limits, "route")
         metrics.watch("build_info", "The engine's version", lambda: {(__version__,): 1.0}, "version")
 
     def _batches(self) -> Values:
@@ -39,6 +44,12 @@ class Gauges:
 
     def _free(self) -> Values:
         return {(): float(shutil.disk_usage(self._data).free)}
+
+    def _in_flight(self) -> Values:
+        return {(pattern,): float(route.limiter.under_way) for pattern, route in self._routes.items()}
+
+    def _limits(self) -> Values:
+        return {(pattern,): float(route.limiter.window) for pattern, route in self._routes.items()}
 
     def _counted(self, query: str) -> dict[tuple[str, ...], float]:
         return {(str(name),): float(count) for name, count in self._rows(query)}

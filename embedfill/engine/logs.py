@@ -84,7 +84,7 @@ def _parts(record: logging.LogRecord) -> tuple[str, str, str, dict[str, Any]]:
         found.setdefault("request_id", request_id)
     if record.exc_info:
         found["trace"] = _scrubbed(logging.Formatter().formatException(record.exc_info))
-    return when, record.levelname.lower(), _scrubbed(record.getMessage()), found
+    return when, record.levelname.lower(), _scrubbed(record.getMessage()).strip(), found
 
 
 def _safe(name: str, value: object) -> object:

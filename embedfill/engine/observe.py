@@ -12,6 +12,7 @@ from embedfill.engine import logs
 from embedfill.engine.metrics import Metrics
 
 _PATH_CHARS = 200
+_PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 _NO_ANSWER = 499  # the client went away first; as proxies count it
 
 
@@ -21,9 +22,8 @@ class Observed:
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[BaseRoute]) -> None:
         self._app = app
         self._metrics = metrics
-        self._templates: dict[object, str] = {
-            route.endpoint: route.path for route in routes if isinstance(route, Route)
-        }
+        found = [route for route in routes if isinstance(route, Route)]
+        self._templates = {id(route.endpoint): route.path for route in found}  # not every endpoint can be a key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,9 +39,10 @@ class Observed:
             self._tell(scope, answer, time.perf_counter() - began)
 
     def _tell(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
-        route = self._templates.get(scope.get("endpoint"), "")
+        route = self._templates.get(id(scope.get("endpoint")), "")
         self._metrics.request(scope["method"], route, answer.status, seconds, answer.sent)
-        logs.info(
+        tell = logs.debug if route in _PROBES and answer.status < 400 else logs.info
+        tell(
             "request",
             method=scope["method"],
             path=scope["path"][:_PATH_CHARS],

@@ -76,7 +76,7 @@ class Engine:
         notifying = [Loop(f"webhook-{place}", one.step, 1.0) for place, one in enumerate(self._notifiers)]
         self._loops = (self._validating, self._sweeping, self._working, self._forwarding, *notifying)
         self.health = Health(root, self.database, self._loops)
-        Gauges(root, self.database).register(self.metrics)
+        Gauges(root, self.database, self.routes).register(self.metrics)
 
     def start(self) -> None:
         self.files.recover()
