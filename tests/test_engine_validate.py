@@ -5,16 +5,19 @@ from typing import Any
 
 import pytest
 
+from embedfill.engine import validate as validate_module
 from embedfill.engine.served import Served
+from embedfill.engine.settings import RouteSettings
 from embedfill.engine.validate import Verdict, validate
 from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line
 
 MODELS = (STATIC, "all-MiniLM-L6-v2")
+ROUTES = {"gpt-*": RouteSettings(base_url="http://127.0.0.1:1"), "omni-*": RouteSettings(base_url="http://127.0.0.1:1")}
 
 
-def _verdict(path: Path, data: bytes) -> Verdict:
+def _verdict(path: Path, data: bytes, endpoint: str = "/v1/embeddings") -> Verdict:
     path.write_bytes(data)
-    verdict = validate(path, "/v1/embeddings", Served(MODELS, {}), lambda: False)
+    verdict = validate(path, endpoint, Served(MODELS, ROUTES), lambda: False)
     assert verdict is not None
     return verdict
 
@@ -46,8 +49,10 @@ def test_a_good_file(tmp_path: Path) -> None:
         (_changed("a", body=...), "missing_required_parameter", "body"),
         (_changed("a", body="text"), "invalid_type", "body"),
         (_changed("a", body={"input": "text"}), "missing_required_parameter", "body.model"),
-        (request_line("a", "text", "gpt-none"), "model_not_found", "body.model"),
+        (request_line("a", "text", "none"), "model_not_found", "body.model"),
         (request_line("a", "text", MODELS[1]), "mismatched_model", "body.model"),
+        (request_line("a", None), "missing_required_parameter", "body.input"),
+        (_changed("a" * 513), "string_above_max_length", "custom_id"),
         (request_line("a", "text", stream=True), "streaming_unsupported", "body.stream"),
         (_changed("first"), "duplicate_custom_id", "custom_id"),
         ([1], "invalid_json_line", None),
@@ -58,7 +63,78 @@ def test_a_bad_line(tmp_path: Path, line: object, code: str, param: str | None) 
     assert _found(verdict) == [(code, param, 2)]
 
 
-@pytest.mark.parametrize("raw", [b"{", b'{"a": NaN}', b'{"a": "\\ud800"}', b'"\xff"', b"\xef\xbb\xbf{}"])
+@pytest.mark.parametrize(
+    ("endpoint", "body", "missing"),
+    [
+        ("/v1/chat/completions", {"model": "gpt-a", "messages": []}, None),
+        ("/v1/chat/completions", {"model": "gpt-a", "input": "text"}, "body.messages"),
+        ("/v1/chat/completions", {"messages": []}, "body.model"),
+        ("/v1/completions", {"model": "gpt-a", "prompt": ""}, None),
+        ("/v1/completions", {"model": "gpt-a"}, "body.prompt"),
+        ("/v1/responses", {"model": "gpt-a", "input": "text"}, None),
+        ("/v1/responses", {"model": "gpt-a", "prompt": {"id": "pmpt_1"}}, None),
+        ("/v1/responses", {"model": "gpt-a"}, "body.input"),
+        ("/v1/responses", {"input": "text"}, "body.model"),
+        ("/v1/moderations", {"model": "omni-a", "input": "text"}, None),
+        ("/v1/moderations", {"input": "text"}, None),
+        ("/v1/moderations", {}, "body.input"),
+    ],
+)
+def test_what_each_endpoint_asks_for(tmp_path: Path, endpoint: str, body: dict[str, Any], missing: str | None) -> None:
+    line = {"custom_id": "a", "method": "POST", "url": endpoint, "body": body}
+    verdict = _verdict(tmp_path / "f", jsonl([line]), endpoint)
+    assert _found(verdict) == ([("missing_required_parameter", missing, 1)] if missing else [])
+    assert missing or verdict.model == body.get("model", "omni-moderation-latest")
+
+
+def test_every_bad_line_is_listed_by_its_number_in_the_file(tmp_path: Path) -> None:
+    lines = [b" \r\n" if n % 5 == 0 else jsonl([_changed(f"r{n}", method="GET" if n % 3 == 0 else "POST")])
+             for n in range(1, 6_001)]  # fmt: skip
+    verdict = _verdict(tmp_path / "f", b"".join(lines))
+    assert [error.line for error in verdict.errors] == [n for n in range(1, 6_001) if n % 3 == 0 and n % 5]
+    assert verdict.total == 4_800
+
+
+def test_lines_may_end_as_on_windows(tmp_path: Path) -> None:
+    data = jsonl(request_line(str(n), "text") for n in range(3)).replace(b"\n", b"\r\n")
+    verdict = _verdict(tmp_path / "f", data.removesuffix(b"\r\n"))
+    assert (verdict.total, verdict.errors) == (3, [])
+
+
+@pytest.mark.parametrize("last", [b"", b"\n"])
+def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: bytes) -> None:
+    monkeypatch.setattr(validate_module, "BODY_BYTES", 1_000)
+    line = jsonl([request_line("a", "x" * 2_000)]).strip()
+    fits = jsonl([request_line("b", "")]).strip().replace(b'""', b'"' + b"x" * 500 + b'"')
+    fits += b" " * (1_000 - len(fits))
+    data = b"\n".join([line, fits, line * 200, fits.replace(b'"b"', b'"c"'), line]) + last
+    verdict = _verdict(tmp_path / "f", data)
+    assert _found(verdict) == [("invalid_json_line", None, number) for number in (1, 3, 5)]
+    assert "longer than 1000 bytes" in str(verdict.errors[0].message)
+
+
+def test_messages_stay_short_and_say_what_to_do(tmp_path: Path) -> None:
+    lines = [b"\xef\xbb\xbf{}\n", jsonl([_changed("a", url="x" * 100_000), request_line("b", "t", "y" * 100_000)])]
+    messages = [str(error.message) for error in _verdict(tmp_path / "f", b"".join(lines)).errors]
+    assert "byte order mark" in messages[0]
+    assert len(messages) == 3 and max(map(len, messages)) < 500
+
+
+def test_validation_can_be_stopped(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(jsonl(request_line(str(n), "text") for n in range(10)))
+    asked: list[int] = []
+    assert (
+        validate(tmp_path / "f", "/v1/embeddings", Served(MODELS, {}), lambda: bool(asked) or asked.append(1)) is None
+    )
+
+
+DEEP = b'{"a": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [DEEP, b'{"a": ' * 300 + b"1" + b"}" * 300, b"{", b'{"a": NaN}', b'{"a": "\\ud800"}', b'"\xff"', b"\xef\xbb\xbf{}"],
+)
 def test_what_is_no_json(tmp_path: Path, raw: bytes) -> None:
     assert _found(_verdict(tmp_path / "f", raw + b"\n")) == [("invalid_json_line", None, 1)]
 
