@@ -11,8 +11,6 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
-import orjson
-
 from embedfill.masks import HIDDEN, masked, public
 
 LOG = logging.getLogger("embedfill.engine")
@@ -66,11 +64,11 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
-    """One object a line: time, level, event, then the fields."""
+    """One object a line: time, level, event, then the fields. In ASCII: there are more line ends than JSON escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
         when, level, event, fields = _parts(record)
-        return orjson.dumps({"time": when, "level": level, "event": event, **fields}).decode()
+        return json.dumps({"time": when, "level": level, "event": event, **fields})
 
 
 def _parts(record: logging.LogRecord) -> tuple[str, str, str, dict[str, Any]]:
