@@ -30,6 +30,7 @@ class Bench:
         self.database = Database(root / "engine.db")
         self.files = Files(root, self.database)
         self.batches = Batches(self.database, allowance, ended)
+        self.allowance = allowance
         self.spools = Spools(root, self.database)
         self.pool = Pool(1)
         self.served = Served(self.pool.names, {})
