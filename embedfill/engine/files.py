@@ -52,8 +52,8 @@ class Files:
                 also(connection)
 
         part.rename(self.path(file.id))
-        sync_directory(self._files)
         try:
+            sync_directory(self._files)
             self._database.write(change).result()
         except (*FAILURES, EmbedfillError):  # most likely a full disk: give the room back
             self.path(file.id).unlink()
