@@ -3,10 +3,11 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from embedfill.engine import logs
 from embedfill.errors import RefusedError, WorldError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,6 +55,22 @@ def explained(data: Path) -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+
+
+def patient(step: Callable[[], bool], data: Path) -> Callable[[], bool]:
+    """A step that can be done again, which rests where `data` cannot be written: its loop will try it again."""
+
+    def tried() -> bool:
+        try:
+            return step()
+        except FAILURES as error:
+            number = cause(error)
+            if number is None:
+                raise
+            logs.warning("waiting for room", message=_message(number, data), hint=_remedy(number, data))
+            return False
+
+    return tried
 
 
 def _message(number: int, data: Path) -> str:

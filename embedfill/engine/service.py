@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from embedfill.batchapi.windows import window_s
-from embedfill.engine import rehearsal
+from embedfill.engine import rehearsal, room
 from embedfill.engine.allowance import allowance_of
 from embedfill.engine.batches import Active, Batches
 from embedfill.engine.database import Database
@@ -70,10 +70,12 @@ class Engine:
             lambda: self._validating.stopping.is_set(),
             self._run,
         )
-        self._validating = Loop("validator", self._validator.step, 1.0)
-        self._sweeping = Loop("sweeper", Sweep(self.database, self._expire).step, _SWEEP_S)
+        self._validating = Loop("validator", room.patient(self._validator.step, root), 1.0)
+        self._sweeping = Loop("sweeper", room.patient(Sweep(self.database, self._expire).step, root), _SWEEP_S)
         self._notifiers = [Notifier(self.database, hook, self.metrics) for hook in hooks]
-        notifying = [Loop(f"webhook-{place}", one.step, 1.0) for place, one in enumerate(self._notifiers)]
+        notifying = [
+            Loop(f"webhook-{place}", room.patient(one.step, root), 1.0) for place, one in enumerate(self._notifiers)
+        ]
         self._loops = (self._validating, self._sweeping, self._working, self._forwarding, *notifying)
         self.health = Health(root, self.database, self._loops)
         Gauges(root, self.database, self.routes).register(self.metrics)
