@@ -1,4 +1,4 @@
-"""The benchmarks of the tracker and of downloads still run, and say what they say they measure; not how fast."""
+"""The benchmarks of the tracker and of transfers still run, and say what they say they measure; not how fast."""
 
 import json
 import subprocess
@@ -32,3 +32,10 @@ def test_a_download_that_is_cut_arrives_whole_in_flat_memory() -> None:
         False,
     ]
     assert said["ours_cut"]["growth_mb"] < 15 < said["sdk_whole"]["growth_mb"]
+
+
+def test_the_engine_takes_and_gives_files_in_flat_memory() -> None:
+    said = bench("bench_transfer.py", "--upload-mb", 40, "--download-mb", 80, "--rounds", 1)
+    assert said["whole"]
+    assert said["growth_mb"] < 30
+    assert all(0 < said[what]["times_slower"] < 100 for what in ("upload", "download"))

@@ -4,9 +4,10 @@ Fields may come before or after the file. The part file is the caller's once the
 `close` unless it was moved away.
 """
 
+import asyncio
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from embedfill.errors import RefusedError
 T = TypeVar("T")
 
 _BUFFER_BYTES = 1 << 20
+_START_BYTES = 8 << 20
 _FIELD_BYTES = 65_536
 _FIELDS = 32
 _BOUNDARY_CHARS = 200  # 70 by the standard
@@ -27,30 +29,41 @@ _AROUND_BYTES = 1 << 20  # that a body may have besides its file
 
 
 async def receive(request: Request, form: "Form", finish: Callable[[], T]) -> T:
-    """What `finish` makes of the complete form. Raises RefusedError, or ClientDisconnect; neither leaves anything."""
+    """What `finish` makes of the complete form. Raises RefusedError, or ClientDisconnect; neither leaves anything.
 
-    def end(data: bytes) -> T:
+    One block is written while the next one comes; there are never more than two."""
+    held: list[bytes] = []
+    size = 0
+    writing: asyncio.Future[None] | None = None
+
+    def end(data: list[bytes]) -> T:
         form.feed(data)
         form.complete()
         return finish()
 
     try:
         form.expect(request.headers.get("content-length", ""))
-        held, size = [], 0
         async for chunk in request.stream():
             held.append(chunk)
             size += len(chunk)
             if size >= _BUFFER_BYTES:
-                await run_in_threadpool(form.feed, b"".join(held))
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(run_in_threadpool(form.feed, held))
                 held, size = [], 0
-        return await run_in_threadpool(end, b"".join(held))
+        if writing is not None:
+            await writing
+        return await run_in_threadpool(end, held)
     finally:
+        if writing is not None:
+            writing.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it any more
         form.close()
 
 
 class Form:
     """`name` is that of the field with the file; `most` gives the bytes that it may have by the fields seen so far.
-    `feed` and `complete` block on the disk: call them off the event loop, one call after the other."""
+    `feed` and `complete` block on the disk: call them off the event loop, one call after the other. `close` waits for
+    the call in hand."""
 
     def __init__(self, content_type: str, name: str, part: Path, most: Callable[[Mapping[str, str]], int]) -> None:
         kind, options = parse_options_header(content_type)
@@ -64,6 +77,8 @@ class Form:
         self._name = name
         self._most = most
         self._read = 0
+        self._started = 0  # of the file, on its way to the disk
+        self._lock = threading.Lock()
         self._fields: dict[str, bytearray] = {}
         self._field: bytearray | None = None  # None: what comes belongs to the file
         self._file = part.open("xb", buffering=0)
@@ -77,13 +92,17 @@ class Form:
         if content_length.isascii() and content_length.isdigit():
             self._check(int(content_length[:20]) - _AROUND_BYTES)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, blocks: Iterable[bytes]) -> None:
         """Raises RefusedError (400) for a malformed body and for one that is too large."""
-        if not data:
-            return
-        self._read += len(data)
+        with self._lock:
+            for block in blocks:
+                if block and not self._file.closed:
+                    self._parse(block)
+
+    def _parse(self, block: bytes) -> None:
+        self._read += len(block)
         try:
-            for event in self._parser.parse(data):
+            for event in self._parser.parse(block):
                 if isinstance(event, bytes | bytearray):
                     self._payload(event)
                 elif event is not None:
@@ -105,9 +124,9 @@ class Form:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        with suppress(OSError):  # a full disk: nobody wants what is still to be written
+        with self._lock:
             self._file.close()
-        self.part.unlink(missing_ok=True)
+            self.part.unlink(missing_ok=True)
 
     def _segment(self, segment: Any) -> None:  # noqa: ANN401 - multipart has no types
         if segment.name == self._name:
@@ -123,6 +142,9 @@ class Form:
             self.bytes += len(data)
             self._check(self.bytes)
             write_all(self._file.fileno(), data)
+            if self.bytes - self._started >= _START_BYTES:
+                _start_writing(self._file.fileno(), self._started, self.bytes)
+                self._started = self.bytes
         else:
             self._field += data
             if len(self._field) > _FIELD_BYTES:
@@ -139,6 +161,12 @@ def write_all(descriptor: int, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def _start_writing(descriptor: int, start: int, stop: int) -> None:
+    """Has the disk begin with what it would else get all at once, at the end, when somebody waits for it."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def _malformed(error: MultipartError) -> RefusedError:

@@ -92,8 +92,8 @@ class Uploads:
 
         place = self._parts / part_id
         part.rename(place)
-        sync_directory(self._parts)
         try:
+            sync_directory(self._parts)
             self._database.write(change).result()
         except (*FAILURES, EmbedfillError):
             place.unlink()
@@ -106,9 +106,11 @@ class Uploads:
         listed = orjson.dumps(list(part_ids)).decode()
         row = self._get(upload_id, owner)
         if row["completed_with"] != listed:
-            with self._database.read() as connection:
-                _check_parts(connection, _pending(connection, upload_id, owner), part_ids)
-            self._make(row, owner, part_ids, md5)
+            try:
+                self._make(row, owner, part_ids, md5)
+            except RefusedError:
+                if self._get(upload_id, owner)["completed_with"] != listed:
+                    raise  # else another has just done the same
             row = self._get(upload_id, owner)
         return self._shown(row, owner)
 
@@ -158,6 +160,8 @@ class Uploads:
             values = (file.id, listed, row["seq"])
             connection.execute("UPDATE uploads SET file_id = ?, completed_with = ? WHERE seq = ?", values)
 
+        with self._database.read() as connection:
+            _check_parts(connection, _pending(connection, row["id"], owner), part_ids)
         whole = self._files.new_part()
         try:
             self._join(part_ids, whole, md5)
