@@ -2,7 +2,7 @@
 """A batch of 50,000 lines of one input each: what the engine itself costs a line, and whether the model is the bottleneck.
 
 A batch is validated, run and finalized by the engine's own threads, without HTTP. `null` is a model that costs nothing
-(the stand-in for rehearsals, with 8 dimensions), so what is left is the engine's own; beside it, from the same minute,
+(8 dimensions, a token for each letter), so what is left is the engine's own; beside it, from the same minute,
 the *limit*: one thread that reads the same lines, parses each, writes the same output and syncs it, and keeps no record
 of anything. `static` is the fastest real model; beside it, the *model alone* over the same texts. Each is a process of
 its own. Seconds of the core are those of all threads together. Memory is how far the process' peak lies above what it
@@ -22,10 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 MB = 1_000_000
 _GOAL_US = 20.0
@@ -38,17 +40,36 @@ _MODELS = {"null": _NULL, "static": _STATIC}
 # What runs in processes of its own.
 
 
+class Null:
+    """A model that does nothing."""
+
+    name, dimensions, max_tokens = _NULL, 8, 8192
+    shorter_dimensions: Sequence[int] = ()
+    special_tokens, vocabulary = 0, 1 << 20
+
+    def __init__(self) -> None:
+        self.tokenizer = self
+        self._vectors = np.full((10_000, 8), 8**-0.5, np.float32)
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        return list(map(len, texts))
+
+    def offsets(self, text: str) -> NDArray[np.int64]:
+        return np.arange(len(text))
+
+    def embed(self, inputs: Sequence[str | Sequence[int]]) -> NDArray[np.float32]:
+        return self._vectors[: len(inputs)]
+
+
 def engine(folder: Path, model: str, source: Path) -> dict[str, Any]:
     """From the batch's creation to its end."""
     from embedfill.engine.batches import NewBatch
     from embedfill.engine.files import new_file
-    from embedfill.engine.rehearsal import Rehearsal
     from embedfill.engine.service import Engine
     from embedfill.engine.settings import EngineSettings
-    from embedfill.models.known import KNOWN
 
     running = Engine(EngineSettings(data=folder, rehearse=[_NULL]))
-    running.pool.add(_NULL, lambda: Rehearsal(replace(KNOWN[_NULL], dimensions=8)))
+    running.pool.add(_NULL, Null)
     running.pool.runner(model)  # loaded before
     gc.freeze()  # as the server does
     running.start()

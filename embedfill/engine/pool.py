@@ -6,7 +6,7 @@ forward passes. A synchronous request waits for one forward pass of a batch at m
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -15,12 +15,15 @@ import numpy as np
 from embedfill.batchapi.limits import LOCAL as ENGINE
 from embedfill.engine.embeddings import Embedded, EmbeddingRequest, Input, over_limit, unknown_token
 from embedfill.engine.meter import UNMETERED, Meter
+from embedfill.engine.recent import Recent
 from embedfill.errors import RefusedError
 from embedfill.models.base import IdTokenizer, Model, Vectors
 from embedfill.models.load import load, offered
 
 _FORWARD_S = 0.2
 _FORWARD_TOKENS = (1_024, 131_072)
+_RECENT_BYTES = 32 << 20  # of each model
+_WORTH_S = 100e-6  # to remember a vector and to find it again takes 2 µs or so; all but static models need far more
 
 Answer = Embedded | RefusedError
 
@@ -80,16 +83,23 @@ class Runner:
         self._ids = model.tokenizer if isinstance(model.tokenizer, IdTokenizer) else None
         self._gate = gate or Gate()
         self._pace = Pace(_FORWARD_S, *_FORWARD_TOKENS)
+        self._recent = Recent(_RECENT_BYTES)
 
     def answer(self, requests: Sequence[EmbeddingRequest], urgent: bool = False) -> list[Answer]:
         """Vectors and token counts of each request, or why it is refused."""
         places: dict[Input, int] = {}
         rows = [[places.setdefault(item, len(places)) for item in request.inputs] for request in requests]
-        inputs, lengths = self._tokenized(list(places))
+        inputs = list(places)
+        known = {} if urgent else self._recent.find(inputs)
+        given, lengths = self._tokenized(inputs, known)
         tokens = [sum([lengths[place] for place in row]) for row in rows]
         refusals = self._refusals(requests, rows, lengths, tokens)
-        wanted = {place for index, row in enumerate(rows) if index not in refusals for place in row}
-        vectors = self._embed(inputs, lengths, wanted, urgent)
+        wanted = {place for index, row in enumerate(rows) if index not in refusals for place in row} - known.keys()
+        vectors, seconds = self._embed(given, lengths, wanted, urgent)
+        for place, (_tokens, vector) in known.items():
+            vectors[place] = vector
+        if not urgent and seconds > _WORTH_S * len(wanted):
+            self._recent.add((inputs[place], lengths[place], vectors[place]) for place in wanted)
         return [
             refusals.get(index) or Embedded(_rows(vectors, row), count)
             for index, (row, count) in enumerate(zip(rows, tokens))
@@ -111,22 +121,31 @@ class Runner:
                 found[index] = refusal
         return found
 
-    def _tokenized(self, inputs: list[Input]) -> tuple[Sequence[str | Sequence[int]], list[int]]:
-        """What the model is given, token ids where its tokenizer gives them, and the tokens of each."""
-        tokenizer = self.model.tokenizer
-        texts = [item for item in inputs if isinstance(item, str)]
+    def _tokenized(
+        self, inputs: list[Input], known: Mapping[int, tuple[int, Vectors]]
+    ) -> tuple[Sequence[str | Sequence[int]], list[int]]:
+        """What the model is given, token ids where its tokenizer gives them, and the tokens of each input."""
+        special = self.model.tokenizer.special_tokens
+        places = [place for place, item in enumerate(inputs) if type(item) is str and place not in known]
+        texts = [str(inputs[place]) for place in places]
+        given: list[str | Sequence[int]] = list(inputs)
+        lengths = [len(item) + special for item in inputs]
         if self._ids is not None:
-            found = iter(self._ids.ids(texts))
-            ids = [next(found) if isinstance(item, str) else item for item in inputs]
-            return ids, [len(item) + tokenizer.special_tokens for item in ids]
-        counts = iter(tokenizer.count(texts))
-        lengths = [next(counts) if isinstance(item, str) else len(item) for item in inputs]
-        return inputs, [length + tokenizer.special_tokens for length in lengths]
+            for place, ids in zip(places, self._ids.ids(texts)):
+                given[place], lengths[place] = ids, len(ids) + special
+        else:
+            for place, count in zip(places, self.model.tokenizer.count(texts)):
+                lengths[place] = count + special
+        for place, (count, _vector) in known.items():
+            lengths[place] = count
+        return given, lengths
 
     def _embed(
         self, inputs: Sequence[str | Sequence[int]], lengths: Sequence[int], wanted: Iterable[int], urgent: bool
-    ) -> Vectors:
-        """Vectors in order, shape (inputs, dimensions), of those wanted, by forward passes of inputs of like length."""
+    ) -> tuple[Vectors, float]:
+        """Vectors in order, shape (inputs, dimensions), of those wanted, by forward passes of inputs of like length, and
+        the seconds that these took."""
+        spent = 0.0
         vectors = np.empty((len(inputs), self.model.dimensions), np.float32)
         order = sorted(wanted, key=lengths.__getitem__)
         start = 0
@@ -141,8 +160,8 @@ class Runner:
                 seconds = time.perf_counter() - began
                 self._pace.took(int(ends[stop - 1]) - done, seconds)
             self._meter.forward(self.model.name, len(part), seconds)
-            start = stop
-        return vectors
+            start, spent = stop, spent + seconds
+        return vectors, spent
 
 
 def _rows(vectors: Vectors, places: list[int]) -> Vectors:
