@@ -14,7 +14,8 @@ from embedfill.providers.connect import request_of
 from embedfill.providers.profiles import PROFILES, profile_of, window_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-EXAMPLES = sorted(CONFIGS.glob("*.toml"))
+ENGINE = CONFIGS / "engine.toml"  # of another kind: see test_engine_examples.py
+EXAMPLES = sorted(set(CONFIGS.glob("*.toml")) - {ENGINE})
 NAMES = re.compile(r"\{(\w+)\}")
 
 

@@ -3,7 +3,7 @@ itself."""
 
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import orjson
@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from embedfill import cores
 from embedfill.errors import UsageError
+from embedfill.models.devices import Device
 
 _KEY_BYTES = 32
 _FLAGS: dict[str, str] = {"models": "preload", "grace": "grace_s", "window": "windows", "route": "routes"}
@@ -33,6 +34,7 @@ _FLAGS: dict[str, str] = {"models": "preload", "grace": "grace_s", "window": "wi
 )
 @click.option("--model", "models", multiple=True, help="Load this model before the first request; may be repeated.")
 @click.option("--threads", type=click.IntRange(0), help="For the models; 0 means every core.  [default: 0]")
+@click.option("--device", type=click.Choice(get_args(Device)), help="Where the models run.  [default: auto]")
 @click.option(
     "--route",
     multiple=True,

@@ -10,8 +10,9 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from embedfill.config import Name, Table, checked, secret
 from embedfill.engine.owners import DEFAULT, digest_of
@@ -24,16 +25,24 @@ from embedfill.models.load import Kind
 KEY_VARIABLE = "EMBEDFILL_ENGINE_KEY"
 _OTHER_VARIABLES = "EMBEDFILL_ENGINE__"
 _PROJECTS_OWN = "EMBEDFILL_ENGINE__DATA"  # where a project keeps its engine: see config.py
+_URL = re.compile(r"https?://[^/\s]+\S*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _HINT = "the engine's configuration is a TOML file with a table [engine]"
 
 OwnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
+def _http(value: str) -> str:
+    if not _URL.fullmatch(value):
+        raise ValueError("an http:// or https:// URL")
+    int(urlsplit(value).port or 0)  # raises ValueError for what no client could connect to
+    return value
+
+
 class RouteSettings(Table):
     """An OpenAI-compatible server that answers for the models of one pattern (`*`, `?` and `[...]` as in file names)."""
 
-    base_url: str = Field(pattern=r"^https?://[^/\s?#]+[^\s?#]*$")
+    base_url: str
     api_key_env: Name | None = None
     model: Name | None = None  # its name there, where that is another
     endpoints: list[Name] | None = None  # None: every one
@@ -44,10 +53,12 @@ class RouteSettings(Table):
 
     @field_validator("base_url")
     @classmethod
-    def _without_a_key(cls, value: str) -> str:
+    def _web(cls, value: str) -> str:
         if "@" in value:
             raise ValueError("without user info: name the variable that holds the key as api_key_env")
-        return value
+        if "?" in value or "#" in value:
+            raise ValueError("without a query: paths are appended to it")
+        return _http(value)
 
 
 class KeySettings(Table):
@@ -70,7 +81,7 @@ class ModelSettings(Table):
 class WebhookSettings(Table):
     """Who is told of batches that have ended. `secret_env` names the variable that holds the signing secret."""
 
-    url: str = Field(pattern=r"^https?://[^/\s]+\S*$")
+    url: Annotated[str, AfterValidator(_http)]
     secret_env: Name
     events: list[Name] = Field(default=["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"])
 
@@ -206,7 +217,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _path(base: Path, value: str) -> Path:
-    return base / os.path.expanduser(value)  # noqa: PTH111 - Path's raises for an unknown ~name
+    return (base / os.path.expanduser(value)).resolve()  # noqa: PTH111 - Path's raises for an unknown ~name
 
 
 def _tables(values: dict[str, Any], name: str) -> list[dict[str, Any]]:
