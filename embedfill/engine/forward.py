@@ -15,7 +15,7 @@ import orjson
 from embedfill.engine import answers, logs
 from embedfill.engine.batches import Active, Batches
 from embedfill.engine.courier import Courier
-from embedfill.engine.job import Job, never_run
+from embedfill.engine.job import Job
 from embedfill.engine.jobs import Jobs
 from embedfill.engine.lane import Flight, Lane
 from embedfill.engine.limiter import Ticket
@@ -45,6 +45,7 @@ class Forwarder:
         self._courier = Courier()
         self._inbox: SimpleQueue[Landed | None] = SimpleQueue()  # None: look what is to be done
         self._looked_at = self._gathered_at = float("-inf")
+        self._stranded: set[str] = set()  # batches without a route, of which was warned
         self._warned_at: dict[Lane, float] = {}
         self._look_due = True
         self._results: dict[str, tuple[Job, list[Result]]] = {}
@@ -107,8 +108,11 @@ class Forwarder:
         self._looked_at = time.monotonic()
         jobs: dict[str, list[Job]] = {}
         for job in self._jobs.running():
-            if not job.exhausted:
-                jobs.setdefault(self._route_of(job.batch) or "", []).append(job)
+            pattern = self._route_of(job.batch)
+            if pattern is None:
+                self._warn_of(job)
+            elif not job.exhausted:
+                jobs.setdefault(pattern, []).append(job)
         for pattern, lane in self._lanes.items():
             lane.assign(jobs.get(pattern, []))
         if any(True for lane in self._lanes.values() for _flight in lane):
@@ -126,8 +130,16 @@ class Forwarder:
                 until = self._leaving.get(batch.id, time.monotonic() + overtime_s)
                 leaving[batch.id] = until
                 if (flight not in lane.sent or time.monotonic() >= until) and lane.drop(flight):
-                    self._keep(flight, _dropped(lane, flight, batch.id in cancelling))
+                    self._give_up(lane, flight, batch.id in cancelling)
         self._leaving = leaving
+
+    def _give_up(self, lane: Lane, flight: Flight, cancelled: bool) -> None:
+        """A request that had an answer in its window ends with its last error; another is written off with the rest."""
+        if flight.last is not None and flight.last.came and not cancelled:
+            self._keep(flight, answers.result(flight.item, flight.last, lane.route))
+        else:
+            flight.job.give_back(flight.item)
+            self._look_due |= not flight.job.outstanding
 
     def _send(self, lane: Lane, flight: Flight, ticket: Ticket) -> None:
         body = orjson.dumps(lane.route.renamed(flight.item.body))
@@ -169,6 +181,12 @@ class Forwarder:
             self._look_due |= not job.outstanding  # it may be at its end
         self._results.clear()
 
+    def _warn_of(self, job: Job) -> None:
+        """A batch that nobody here runs any more waits: the route may come back with the next configuration."""
+        if job.batch.id not in self._stranded:
+            self._stranded.add(job.batch.id)
+            logs.warning("batch_without_route", id=job.batch.id, model=job.batch.model, endpoint=job.batch.endpoint)
+
     def _warn(self, lane: Lane, reply: Reply) -> None:
         """Tells of a route in trouble, now and then."""
         if time.monotonic() < self._warned_at.get(lane, float("-inf")) + _QUIET_S:
@@ -186,12 +204,3 @@ class Forwarder:
             at_once=limiter.window,
             hint=hint,
         )
-
-
-def _dropped(lane: Lane, flight: Flight, cancelled: bool) -> Result:
-    """The line of a request that is not tried again: its last error; where it had no answer, that it was not run."""
-    if cancelled:
-        return never_run(flight.item, "batch_cancelled", "This request was not run: the batch was cancelled.")
-    if flight.last is not None and flight.last.came:
-        return answers.result(flight.item, flight.last, lane.route)
-    return never_run(flight.item, "batch_expired", "This request could not be run before the batch expired.")

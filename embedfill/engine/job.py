@@ -42,13 +42,20 @@ class Job:
         self.spool: Spool = spools.open(batch.id, batch.seq)
         self._rest = self._unfinished(spools)
         self._appends: list[Future[None]] = []
+        self._returned: list[Item] = []
 
     def take(self) -> Item | None:
         """The next unfinished line."""
-        item = next(self._rest, None)
+        item = self._returned.pop() if self._returned else next(self._rest, None)
         self.exhausted = item is None
         self.outstanding += item is not None
         return item
+
+    def give_back(self, item: Item) -> None:
+        """A line that was taken was not run after all."""
+        self._returned.append(item)
+        self.exhausted = False
+        self.outstanding -= 1
 
     def put(self, results: list[Result]) -> None:
         """Appends results; waits while too many of them are not on disk yet."""
