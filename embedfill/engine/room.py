@@ -17,6 +17,7 @@ _SQLITE = {  # primary codes; SQLite keeps the system's own error to itself
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_READONLY: errno.EROFS,
 }
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 FAILURES = (OSError, sqlite3.Error)  # what may be such a failure
 
 
@@ -32,8 +33,25 @@ def world_error(error: BaseException, data: Path) -> WorldError | None:
     """The end of an engine on `data`, explained; None for an error of another kind."""
     number = cause(error)
     if number is None:
-        return None
+        return _unusable(error, data)
     return WorldError(_message(number, data), f"{_remedy(number, data)}, then start the engine again; nothing is lost")
+
+
+def _unusable(error: BaseException, data: Path) -> WorldError | None:
+    """What no room would help."""
+    if isinstance(error, PermissionError):
+        hint = f"see that everything in {data} belongs to the user that runs the engine"
+        return WorldError(f"{error.filename or data}: {error.strerror}", hint)
+    if not isinstance(error, sqlite3.Error):
+        return None
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _DAMAGED:
+        hint = "bring the whole directory back from a copy, or give another with --data"
+        return WorldError(f"the engine's database {data / 'engine.db'} is damaged: {error}", hint)
+    if code == sqlite3.SQLITE_CANTOPEN:
+        hint = "see that it is a file that the user who runs the engine can read and write"
+        return WorldError(f"the engine's database {data / 'engine.db'} cannot be opened", hint)
+    return None
 
 
 def refusal(error: BaseException, data: Path) -> RefusedError | None:
