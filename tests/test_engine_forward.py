@@ -210,7 +210,7 @@ def test_a_server_that_is_down_is_tried_until_the_window_ends(routed: Routed, up
     assert results["refused"]["response"]["status_code"] == 500  # it had an answer: its last one
     assert results["refused"]["response"]["body"]["error"]["code"] == "no_luck"
     assert results["text 29"]["error"]["code"] == "batch_expired"
-    assert sum(asked.said in ("cut", "refused") for asked in upstream.asked) > 4
+    assert any(asked.nth > 1 for asked in upstream.asked)
 
 
 def test_requests_under_way_at_the_end_of_the_window_are_given_a_while(
@@ -244,7 +244,8 @@ def test_concurrency_backs_off_and_comes_back(tmp_path: Path, upstream: FakeUpst
     narrow.clear()
     upstream.peak = 0
     batch = routed.ended(routed.submit(says(300, "more")))
-    assert counts(batch) == ("completed", 300, 300, 0) and upstream.peak > 16
+    assert counts(batch) == ("completed", 300, 300, 0) and upstream.peak > 4
+    assert routed.routes["gpt*"].limiter.window > 16
     routed.close()
 
 

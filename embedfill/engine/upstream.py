@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Literal
 
 import httpx
@@ -113,6 +114,7 @@ class Upstream:
             headers=headers,
             timeout=httpx.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s), pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.concurrency),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept: they would be another client's
             trust_env=not is_loopback(settings.base_url),  # a proxy of the environment's cannot reach this machine
         )
 
