@@ -30,7 +30,7 @@ FLAGS = "processor\t: {0}\nflags\t\t: fpu sse {1}\n\n"
 def model() -> Model:
     if not int8.possible():
         pytest.skip("this machine cannot compute it")
-    return load(int8.NAME, 2)
+    return load(int8.NAME)
 
 
 def test_a_vector_depends_on_its_text_alone(model: Model) -> None:
@@ -42,7 +42,7 @@ def test_a_vector_depends_on_its_text_alone(model: Model) -> None:
 
 
 def test_near_minilm_but_another_model(model: Model) -> None:
-    cosines = (model.embed(TEXTS) * load("all-MiniLM-L6-v2", 2).embed(TEXTS)).sum(axis=1)
+    cosines = (model.embed(TEXTS) * load("all-MiniLM-L6-v2").embed(TEXTS)).sum(axis=1)
     assert 0.97 < cosines.min() < cosines.mean() < 0.9999
     assert cosines.mean() > 0.985
     question, answer, other = model.embed(TEXTS[:3])

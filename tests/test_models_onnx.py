@@ -28,12 +28,12 @@ TEXTS = ["How do I open a file?", "", "日本語の文。", "a [SEP] b", "word "
 
 
 def opened(path: Path, **options: object) -> Model:
-    return open_model("mine", path, threads=1, **options)  # type: ignore[arg-type]
+    return open_model("mine", path, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def minilm() -> Model:
-    return load("all-MiniLM-L6-v2", 1)
+    return load("all-MiniLM-L6-v2")
 
 
 def test_a_directory_of_sentence_transformers_is_the_model(tmp_path: Path, minilm: Model) -> None:
