@@ -1,10 +1,12 @@
-"""An engine that dies at a point of its write order: the product's own server, with its system calls and commits watched.
+"""An engine that dies, or whose disk fails, at a point of its write order: the product's own server, with its system
+calls and commits watched.
 
 Every call that changes the disk is a point, named after what it does and the function of the engine that does it:
-"before fsync in Files.adopt", "after commit of Batches.create", "half pwrite in Spool.append". Nothing of this is in the
+"before fsync in Files.adopt", "after commit of Batches.create", "half pwrite of output in _write". Nothing of this is in the
 product. Forked from a server that has imported everything, so that an engine starts in some 50 ms.
 """
 
+import errno
 import multiprocessing
 import os
 import sqlite3
@@ -12,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,24 +25,42 @@ from typing import Any
 from embedfill.engine import service
 from embedfill.engine.server import serve
 from embedfill.engine.settings import EngineSettings
+from embedfill.errors import EmbedfillError
 from embedfill.models.base import Vectors
 from embedfill.models.static import StaticModel
 from tests.crash_worker import Fault
 from tests.crash_worker import start as fork
 
-WATCHED = ("fsync", "write", "pwrite", "rename", "replace", "link", "unlink", "rmdir", "mkdir", "ftruncate")
+WATCHED = ("open", "fsync", "write", "pwrite", "rename", "replace", "link", "unlink", "rmdir", "mkdir", "ftruncate")
+FREEING = {"unlink", "rmdir", "ftruncate"}  # works on a full disk, too
 CALL = "call"
 SWEEP_S = 0.1  # instead of a minute
 _ENGINE = f"{os.sep}embedfill{os.sep}engine{os.sep}"
 _DATABASE = f"{_ENGINE}database.py"
 
 
+@dataclass(frozen=True)
+class Order:
+    """What to start. `clock`: a file with the seconds by which the engine's clock is wrong. `pause_s`: how much longer the
+    model takes for each input. `room`: the file that says, once it is there, that a failing disk does so no more."""
+
+    settings: dict[str, Any]
+    fault: Fault | None = None
+    log: Path | None = None
+    clock: Path | None = None
+    pause_s: float = 0.0
+    room: Path | None = None
+
+
 @dataclass
 class Trap:
-    """Counts the passings of every point (and, for CALL, the calls of the engine's code); springs at the fault's. `log`: the file that is told of each, if any."""
+    """Counts the passings of every point (and, for CALL, the calls of the engine's code); springs at the fault's: it
+    sends the fault's signal, or, where that is negative, has the disk fail with that error from there on."""
 
     fault: Fault | None
     log: Path | None = None
+    room: Path | None = None
+    failing: int = 0
     passed: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -50,7 +71,26 @@ class Trap:
                 with self.log.open("a") as file:
                     file.write(point + "\n")
             if self.fault is not None and (point, self.passed[point]) == (self.fault.point, self.fault.nth):
-                os.kill(os.getpid(), self.fault.signal)
+                self.spring(self.fault.signal)
+
+    def spring(self, number: int) -> None:
+        if number > 0:
+            os.kill(os.getpid(), number)
+        self.failing = -number
+
+    def fail(self, name: str) -> None:
+        """Raises what a call of this name does on a disk that fails."""
+        if self.failing and self.room is not None and self.room.exists():
+            self.failing = 0
+        if self.failing and not (self.failing == errno.ENOSPC and name in FREEING):
+            if name != "commit":
+                raise OSError(self.failing, os.strerror(self.failing))
+            full = self.failing == errno.ENOSPC
+            error = sqlite3.OperationalError(
+                "database or disk is full" if full else "attempt to write a readonly database"
+            )
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_READONLY
+            raise error
 
     def is_next(self, point: str) -> bool:
         """Whether the trap springs when this point is passed; if it does not, it is passed."""
@@ -70,18 +110,6 @@ class Trap:
         sys.setprofile(called)
 
 
-@dataclass(frozen=True)
-class Order:
-    """What to start. `clock`: a file with the seconds by which the engine's clock is wrong. `pause_s`: how much longer the
-    model takes for each forward pass."""
-
-    settings: dict[str, Any]
-    fault: Fault | None = None
-    log: Path | None = None
-    clock: Path | None = None
-    pause_s: float = 0.0
-
-
 class WatchedConnection(sqlite3.Connection):
     """Knows which changes a commit is of."""
 
@@ -98,6 +126,7 @@ class WatchedConnection(sqlite3.Connection):
         changes, self._changes = sorted(self._changes), set()
         for change in changes:
             self.trap.at(f"before commit of {change}")
+        self.trap.fail("commit")
         cursor = super().execute(sql, *arguments)
         for change in changes:
             self.trap.at(f"after commit of {change}")
@@ -132,6 +161,11 @@ def _caller() -> str | None:
     return None
 
 
+def _called(name: str, arguments: tuple[Any, ...]) -> str:
+    """Results are written to two files of the same function: those are told apart."""
+    return f"pwrite of {Path(os.readlink(f'/proc/self/fd/{arguments[0]}')).name}" if name == "pwrite" else name
+
+
 def _watch(trap: Trap, name: str) -> None:
     real = getattr(os, name)
 
@@ -139,12 +173,16 @@ def _watch(trap: Trap, name: str) -> None:
         caller = _caller()
         if caller is None:
             return real(*arguments, **options)
-        trap.at(f"before {name} in {caller}")
-        if name in ("write", "pwrite") and trap.is_next(f"half {name} in {caller}"):
+        what = f"{_called(name, arguments)} in {caller}"
+        trap.at(f"before {what}")
+        if name != "open" or arguments[1] & os.O_CREAT:
+            trap.fail(name)
+        if name in ("write", "pwrite") and trap.is_next(f"half {what}"):
             real(arguments[0], arguments[1][: len(arguments[1]) // 2], *arguments[2:])
-            trap.at(f"half {name} in {caller}")
+            trap.at(f"half {what}")
+            trap.fail(name)
         result = real(*arguments, **options)
-        trap.at(f"after {name} in {caller}")
+        trap.at(f"after {what}")
         return result
 
     setattr(os, name, call)
@@ -159,16 +197,16 @@ def _bend_time(clock: Path) -> None:
 def _slow_down(pause_s: float) -> None:
     real = StaticModel.embed
 
-    def embed(self: StaticModel, *arguments: Any) -> Vectors:
-        time.sleep(pause_s)
-        return real(self, *arguments)
+    def embed(self: StaticModel, inputs: Sequence[Any], *others: Any) -> Vectors:
+        time.sleep(pause_s * len(inputs))
+        return real(self, inputs, *others)
 
     StaticModel.embed = embed
 
 
 def engine(order: Order, announced: Connection) -> None:
     """An engine's whole life, watched."""
-    trap = Trap(order.fault, order.log)
+    trap = Trap(order.fault, order.log, order.room)
     for name in WATCHED:
         _watch(trap, name)
     WatchedConnection.trap = trap
@@ -181,7 +219,11 @@ def engine(order: Order, announced: Connection) -> None:
         _slow_down(order.pause_s)
     if order.fault is not None and order.fault.point == CALL:
         trap.calls()
-    serve(EngineSettings(**order.settings), announced.send)
+    try:
+        serve(EngineSettings(**order.settings), announced.send)
+    except EmbedfillError as error:  # as the command line does
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(error.exit_code)
 
 
 def start(order: Order) -> tuple[BaseProcess, Connection]:

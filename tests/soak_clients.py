@@ -136,13 +136,13 @@ class Client:
         chance = self._chance
         if self._shared.routed and chance.random() < 0.45:
             endpoint = chance.choice(list(_CHAT))
-            model, most = (SLOW, 2.3) if chance.random() < 0.15 else (MODEL, 2.6)
+            model, most = (SLOW, 2.3) if chance.random() < 0.15 else (MODEL, 3.2)
             ids = [f"{name}-r{n}" for n in range(int(10 ** chance.uniform(0, most)))]
             return ids, endpoint, [
                 {"custom_id": id_, "method": "POST", "url": endpoint, "body": {"model": model, **_CHAT[endpoint](f"say #{id_} ")}}
                 for id_ in ids
             ]  # fmt: skip
-        ids = [f"{name}-r{n}" for n in range(int(10 ** chance.uniform(0, 3.5)))]
+        ids = [f"{name}-r{n}" for n in range(int(10 ** chance.uniform(0, 4)))]
         encoding = chance.choice(("float", "base64"))
         return ids, "/v1/embeddings", [request_line(id_, self._input(), encoding_format=encoding) for id_ in ids]
 
