@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -40,7 +42,8 @@ def test_every_command_is_one_that_is_tested() -> None:
 
 def walk_of(*verbs: str) -> list[list[str]]:
     commands = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("embedfill ")]
-    return [arguments for arguments in commands if (arguments[0] == "batch") == ("batch" in verbs)]
+    others = ("batch", "engine")
+    return [arguments for arguments in commands if arguments[0] in (verbs or {one[0] for one in commands} - {*others})]
 
 
 def test_its_own_documents_walk_runs_as_written(
@@ -83,6 +86,24 @@ def test_its_prepared_requests_run_as_written(
     assert call(status) == 0 and "2 answered" in capfd.readouterr().out
     assert call(comparison) == 0, capfd.readouterr()
     assert pq.read_table(tmp_path / "labels.parquet").column("custom_id").to_pylist() == ["t1", "t2"]
+
+
+def test_its_server_answers_the_official_client(tmp_path: Path) -> None:
+    """The command as written but for the port, and the program as written but for the address."""
+    (arguments,) = walk_of("engine")
+    arguments[arguments.index("--port") + 1] = "0"
+    (program,) = (text for kind, text in BLOCKS if kind == "python")
+    with subprocess.Popen(
+        [str(Path(sys.executable).with_name("embedfill")), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().removeprefix("listening on ").strip()
+        program = program.replace("http://127.0.0.1:8420/v1", url)
+        printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+        server.terminate()
+    assert printed.returncode == 0, printed.stderr
+    answered = orjson.loads(printed.stdout)
+    assert (answered["custom_id"], len(answered["response"]["body"]["data"][0]["embedding"])) == ("1", 384)
 
 
 def test_its_configuration_is_a_valid_one(tmp_path: Path) -> None:
