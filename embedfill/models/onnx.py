@@ -1,6 +1,7 @@
 """Embedding models as ONNX files, run by ONNX Runtime on a GPU where it has one. Downloads nothing."""
 
 import functools
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from embedfill.errors import ModelError
 from embedfill.models import layout
 from embedfill.models.base import Vectors
 from embedfill.models.devices import PROVIDERS, choose, of_providers
-from embedfill.models.encoder import CPU_TOKENS, GPU_TOKENS, Encoder, Ids
+from embedfill.models.encoder import ALONE, CPU_TOKENS, GPU_TOKENS, Encoder, Ids
 from embedfill.models.files import INSTALL_HINT
 from embedfill.models.layout import Pooling
 from embedfill.models.tokenizers import FileTokenizer
@@ -73,15 +74,16 @@ def open_onnx(
         raise ModelError(
             f"{file} lacks the model's part {', '.join(found.others)}", 'use kind = "sentence-transformers"'
         )
-    return Encoder(
-        name,
-        FileTokenizer(name, found.tokenizer),
-        forward,
-        limit,
-        found.pad or 0,
-        CPU_TOKENS if forward.device == "cpu" else GPU_TOKENS,
-        forward.device,
-    )
+    budget = ALONE if rounds_inputs(file) else CPU_TOKENS if forward.device == "cpu" else GPU_TOKENS
+    tokenizer = FileTokenizer(name, found.tokenizer)
+    return Encoder(name, tokenizer, forward, limit, found.pad or 0, budget, forward.device)
+
+
+def rounds_inputs(path: Path) -> bool:
+    """Whether a graph rounds what goes into its products over the range of the whole pass ("dynamic quantisation"): a
+    text's vector then depends on what stands beside it. Kinds of nodes stand in the file as they are written."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"DynamicQuantize") >= 0
 
 
 def pool(tokens: Vectors, mask: Ids, pooling: Pooling) -> Vectors:
