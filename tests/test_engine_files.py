@@ -56,6 +56,86 @@ def test_if_range(content: str) -> None:
         assert (whole.status_code, whole.content) == (200, DATA)
 
 
+def test_several_ranges(content: str) -> None:
+    response = httpx.get(content, headers={"Range": f"bytes=0-4,10-19,{len(DATA)}-"})
+    assert response.status_code == 206
+    assert int(response.headers["content-length"]) == len(response.content)
+    edge = response.headers["content-type"].removeprefix("multipart/byteranges; boundary=").encode()
+    parts = response.content.split(b"--" + edge)[1:-1]
+    assert [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in parts] == [DATA[:5], DATA[10:20]]
+
+
+def test_a_range_of_no_sense_is_none(content: str) -> None:
+    for header in ("lines=1-2", "bytes=9-3", "bytes=x"):
+        assert httpx.get(content, headers={"Range": header}).content == DATA
+
+
+def test_the_head_says_what_a_download_would(content: str) -> None:
+    response = httpx.head(content)
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-length"] == str(len(DATA))
+    assert response.headers["etag"] == httpx.get(content).headers["etag"]
+    assert httpx.head(content.removesuffix("/content")).status_code == 200
+
+
+def test_who_has_it_already_need_not_have_it_again(content: str) -> None:
+    etag = httpx.get(content).headers["etag"]
+    for known in (etag, f'"x", W/{etag}', "*"):
+        response = httpx.get(content, headers={"If-None-Match": known})
+        assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", etag)
+    assert httpx.get(content, headers={"If-None-Match": '"x"'}).content == DATA
+
+
+def test_a_file_that_lost_its_bytes_says_so(engine: EngineProcess) -> None:
+    file_id = engine.upload(DATA).raise_for_status().json()["id"]
+    (engine.data / "files" / file_id).unlink()
+    response = engine.get(f"/files/{file_id}/content")
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "file_bytes_missing")
+    assert file_id in response.json()["error"]["message"]
+    assert engine.http.delete(f"{engine.url}/files/{file_id}").json()["deleted"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "said"),
+    [
+        ("../../etc/passwd", "passwd", 'filename="passwd"'),
+        ("C:\\temp\\a.jsonl", "a.jsonl", 'filename="a.jsonl"'),
+        ('a"; x="b', 'a"; x="b', "filename*=utf-8''a%22%3B%20x%3D%22b"),
+        ("a\r\nSet-Cookie: b", "aSet-Cookie: b", "filename*=utf-8''aSet-Cookie%3A%20b"),
+        ("Übung 日本.jsonl", "Übung 日本.jsonl", "filename*=utf-8''%C3%9Cbung%20%E6%97%A5%E6%9C%AC.jsonl"),
+        ("..", "upload", 'filename="upload"'),
+    ],
+)
+def test_a_name_is_safe_to_save_under(engine: EngineProcess, name: str, kept: str, said: str) -> None:
+    file = engine.post("/files", data={"purpose": "user_data"}, files={"file": (name, b"x")}).json()
+    assert file["filename"] == kept
+    response = engine.get(f"/files/{file['id']}/content")
+    assert response.headers["content-disposition"] == f"attachment; {said}"
+    assert "set-cookie" not in response.headers
+
+
+def test_a_name_is_not_endless(engine: EngineProcess) -> None:
+    for length in (256, 5000):
+        assert (
+            engine.post("/files", data={"purpose": "user_data"}, files={"file": ("x" * length, b"x")}).status_code
+            == 400
+        )
+    assert os.listdir(engine.data / "parts") == []
+
+
+def test_a_listing_can_be_filtered_and_turned(engine: EngineProcess) -> None:
+    made = [engine.upload(b"x", purpose="vision").json()["id"] for _ in range(5)]
+    query: dict[str, str | int] = {"purpose": "vision", "limit": 2, "order": "asc"}
+    first = engine.get("/files", params=query).json()
+    assert ([file["id"] for file in first["data"]], first["has_more"]) == (made[:2], True)
+    rest = engine.get("/files", params={**query, "after": made[1], "limit": 3}).json()
+    assert ([file["id"] for file in rest["data"]], rest["has_more"]) == (made[2:], False)
+    assert [file["id"] for file in engine.get("/files", params={"purpose": "vision"}).json()["data"]] == made[::-1]
+    assert engine.get("/files", params={"after": "file-unknown"}).json()["data"] == []
+    for bad in ({"limit": "0"}, {"limit": "10001"}, {"limit": "9" * 5000}, {"order": "up"}):
+        assert engine.get("/files", params=bad).status_code == 400
+
+
 def test_a_range_past_the_end(content: str) -> None:
     response = httpx.get(content, headers={"Range": f"bytes={len(DATA)}-"})
     assert response.status_code == 416
@@ -100,6 +180,8 @@ def test_a_bad_later_line_passes(engine: EngineProcess) -> None:
         ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "10"}, "expires_after.seconds"),
         ({"expires_after[anchor]": "now", "expires_after[seconds]": "3600"}, "expires_after.anchor"),
         ({"expires_after": "{"}, "expires_after"),
+        ({"expires_after": "[" * 5000}, "expires_after"),
+        ({"expires_after[anchor]": "created_at", "expires_after[seconds]": "9" * 5000}, "expires_after.seconds"),
     ],
 )
 def test_bad_fields_are_refused(engine: EngineProcess, fields: dict[str, str], param: str) -> None:
@@ -121,6 +203,22 @@ def test_fields_may_come_as_json_and_after_the_file(engine: EngineProcess) -> No
     assert (cut.status_code, cut.json()["error"]["code"]) == (400, "invalid_multipart")
     plain = engine.post("/files", content=b"x", headers={"Content-Type": "text/plain"})
     assert (plain.status_code, plain.json()["error"]["code"]) == (400, "invalid_content_type")
+
+
+def test_a_body_has_bounds_besides_its_file(engine: EngineProcess) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    field = b'--b\r\nContent-Disposition: form-data; name="x%d"\r\n\r\n%s\r\n'
+    for body in (
+        b"".join(field % (n, b"") for n in range(40)),
+        field % (0, b"y" * 70_000),
+        b"preamble" * 500_000,
+        field % (0, b"") + b"--b--\r\n" + b"epilogue" * 500_000,
+        b"--b\r\n" + b"x: y\r\n" * 20,
+        b"--b\r\n" + b"x" * 10_000,
+    ):
+        response = engine.post("/files", content=body, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_multipart")
+    assert os.listdir(engine.data / "parts") == []
 
 
 def _begin_upload(url: str) -> socket.socket:

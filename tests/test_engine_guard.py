@@ -88,6 +88,11 @@ def test_a_body_in_chunks_is_a_body(url: str) -> None:
     )
 
 
+def test_what_is_announced_as_too_large_is_refused_at_once(url: str) -> None:
+    head = b"POST /v1/files HTTP/1.1\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: "
+    assert asked(url, head + b"600000000" + END) == (400, "file_too_large")
+
+
 def test_an_upgrade_is_not_made_and_the_request_is_answered(url: str) -> None:
     for upgrade in (b"h2c", b"websocket"):
         head = b"POST /v1/batches HTTP/1.1\r\nUpgrade: %s\r\nConnection: upgrade\r\nContent-Length: 2" % upgrade

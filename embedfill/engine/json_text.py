@@ -28,7 +28,7 @@ def _brackets(text: bytes | str) -> int:
 def _deeper(value: object, most: int) -> bool:
     """Whether there are more than `most` levels, looked at one whole level after the other."""
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(most):
         inner: list[Any] = []
         for one in level:
             values = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
