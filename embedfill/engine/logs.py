@@ -15,7 +15,7 @@ from embedfill.masks import HIDDEN, masked, public
 
 LOG = logging.getLogger("embedfill.engine")
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of the request that this thread or task serves
-_MOST_CHARS = 2_000
+_MOST_CHARS = 500
 _PLAIN = re.compile(r"[\w./:@{}*?+,\[\]-]+", re.ASCII)
 _CREDENTIALS = re.compile(r"\b(Bearer|Basic)\s+[^\s'\"]+", re.IGNORECASE)
 _KEY = re.compile(r"\b(sk|rk|pk)-[\w-]{8,}")
@@ -81,7 +81,8 @@ def _parts(record: logging.LogRecord) -> tuple[str, str, str, dict[str, Any]]:
     if request_id := REQUEST_ID.get():
         found.setdefault("request_id", request_id)
     if record.exc_info:
-        found["trace"] = _scrubbed(logging.Formatter().formatException(record.exc_info))
+        trace = logging.Formatter().formatException(record.exc_info)
+        found["trace"] = "\n".join(map(_scrubbed, trace.splitlines()))
     return when, record.levelname.lower(), _scrubbed(record.getMessage()).strip(), found
 
 
@@ -89,13 +90,13 @@ def _safe(name: str, value: object) -> object:
     """A value that JSON can hold, and anybody may see."""
     if isinstance(value, bool | int | float):
         return value
-    shown = masked(name, _scrubbed(str(value)))
-    return str(shown)[:_MOST_CHARS]
+    return str(masked(name, _scrubbed(str(value))))
 
 
 def _scrubbed(text: str) -> str:
-    """Without keys, and without the user info and queries of URLs; UTF-8 in any case."""
-    text = text.encode("utf-8", "backslashreplace").decode()
+    """Without keys, and without the user info and queries of URLs; UTF-8 in any case. Cut first: the patterns take the
+    square of what they look through."""
+    text = text[:_MOST_CHARS].encode("utf-8", "backslashreplace").decode()
     return _KEY.sub(HIDDEN, _CREDENTIALS.sub(rf"\1 {HIDDEN}", public(text)))
 
 
