@@ -1,19 +1,24 @@
 """A directory that cannot be written: requests are told so, the engine goes on once there is room, and loses nothing.
 
-The limit on the size of a file stands for the full disk: writes fail as they do there, at any point of one.
+The limit on the size of a file stands for the full disk: writes fail as they do there, at any point of one. Where the
+test may mount one, a small disk of its own is really full, and really read-only.
 """
 
+import contextlib
 import errno
+import os
 import resource
 import sqlite3
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from embedfill.engine import room
 from embedfill.errors import WorldError
-from tests.engine_fixtures import STATIC, EngineProcess, batch_body, jsonl, request_line, texts
+from tests.engine_fixtures import STATIC, EngineProcess, batch_body, jsonl, request_line, texts, until
+from tests.invariants_fixtures import Ledger, violations
 
 _LINES = 2_000
 
@@ -64,6 +69,81 @@ def test_a_running_batch_on_a_full_disk(
     connection = sqlite3.connect(engine.data / "engine.db")
     assert connection.execute("SELECT runs, count(*) FROM lines GROUP BY runs").fetchall() == [(1, _LINES)]
     connection.close()
+
+
+def _mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 6 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if not _mount("-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)):
+        pytest.skip("mounting a disk is not allowed here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def _fill(disk: Path, leave: int = 0) -> Path:
+    """A file that takes all the room there is, but for `leave` bytes."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    os.truncate(ballast, ballast.stat().st_size - leave)
+    return ballast
+
+
+def test_a_disk_that_is_really_full(disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger()
+    engine = EngineProcess(disk / "engine", "--model", STATIC).start()
+    try:
+        small = jsonl([request_line("a", "text")])
+        file = engine.upload(small).raise_for_status().json()
+        ledger.uploaded(file, small)
+        ballast = _fill(disk)
+        for call in (lambda: engine.upload(small), lambda: engine.post("/batches", json=batch_body(file["id"]))):
+            response = call()
+            assert (response.status_code, response.json()["error"]["code"]) == (507, "insufficient_storage")
+            assert "No space left" in response.json()["error"]["message"]
+        assert engine.get(f"/files/{file['id']}/content").content == small
+        ballast.unlink()
+        assert engine.finished(engine.submit(small))["status"] == "completed"
+
+        lines = [request_line(f"r{n}", list(texts(2, 2 * n))) for n in range(_LINES)]
+        large = jsonl(lines)
+        file = engine.upload(large).raise_for_status().json()
+        ledger.uploaded(file, large)
+        _fill(disk, leave=400_000)  # the results take megabytes
+        batch = engine.post("/batches", json=batch_body(file["id"])).raise_for_status().json()
+        ledger.submitted(batch, [str(line["custom_id"]) for line in lines])
+        assert engine.wait() == 1
+        assert "(No space left on device)" in capfd.readouterr().err
+        assert _mount("-o", "remount,size=64m", str(disk))
+        ledger.saw(engine.start().finished(batch["id"]))
+        until(lambda: any((engine.data / "spool").iterdir()), lambda left: not left)
+        assert engine.stop() == 0
+        assert violations(engine.data, ledger) == []
+    finally:
+        engine.close()
+
+
+def test_a_disk_that_is_really_read_only(disk: Path) -> None:
+    engine = EngineProcess(disk / "engine").start()
+    try:
+        batch_id = engine.submit(jsonl([request_line("a", "text")]))
+        assert engine.stop() == 0
+        assert _mount("-o", "remount,ro", str(disk))
+        failed = subprocess.run(engine.command(), capture_output=True, text=True, timeout=60, check=False)
+        assert failed.returncode == 1 and failed.stdout == ""
+        assert failed.stderr.startswith("error: ") and "Read-only file system" in failed.stderr
+        assert str(engine.data) in failed.stderr and "hint: " in failed.stderr and "Traceback" not in failed.stderr
+        assert _mount("-o", "remount,rw", str(disk))
+        assert engine.start().finished(batch_id)["status"] == "completed"
+    finally:
+        engine.close()
 
 
 def test_what_says_that_a_disk_is_full(tmp_path: Path) -> None:
