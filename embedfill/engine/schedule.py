@@ -30,18 +30,19 @@ class Shares(Generic[Key]):
             self._now = max(self._now, min(self.clocks[key] for key in staying))
         elif self._here:
             self._now = max(self._now, *self.clocks.values())
-        for key in set(keys) - staying:
+        for key in (key for key in keys if key not in staying):
             self.clocks[key] = max(self.clocks.get(key, 0.0), self._now)
         self._here = set(keys)
         self.clocks = {key: clock for key, clock in self.clocks.items() if key in self._here or clock > self._now}
 
     def first(self, among: Iterable[Key]) -> Key:
         """The one that is furthest behind."""
-        return min(among, key=self.clocks.__getitem__)
+        wanted = set(among)
+        return next(key for key in self.order() if key in wanted)
 
     def order(self) -> list[Key]:
-        """Those who are here, the one that is furthest behind first."""
-        return sorted(self._here, key=self.clocks.__getitem__)
+        """Those who are here, the one that is furthest behind first; of two, the one that was here before."""
+        return sorted((key for key in self.clocks if key in self._here), key=self.clocks.__getitem__)
 
     def charge(self, key: Key, amount: float) -> None:
         """This much was given to one of those who are here."""
@@ -58,7 +59,7 @@ class Schedule:
     def model(self, wants: Mapping[str, Collection[str]]) -> str:
         """What to run next. `wants` has the models of each owner that wants something, and is not empty."""
         self._owners.present(wants.keys())
-        self._models.present({model for models in wants.values() for model in models})
+        self._models.present(dict.fromkeys(model for models in wants.values() for model in models))
         return self._models.first(wants[self._owners.first(wants)])
 
     def window(self, owners: Iterable[str], budget: int, seconds: float) -> "Window":

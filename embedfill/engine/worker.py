@@ -43,9 +43,9 @@ class Worker:
         """Settles what is to be settled, and runs one window. False when there is nothing to do."""
         running = self._jobs.running()
         if running:
-            wants: dict[str, set[str]] = {}
+            wants: dict[str, list[str]] = {}
             for job in running:
-                wants.setdefault(job.batch.owner, set()).add(job.model)
+                wants.setdefault(job.batch.owner, []).append(job.model)
             model = self._schedule.model(wants)
             self._run(model, [job for job in running if job.model == model])
         return self._jobs.active
@@ -55,7 +55,7 @@ class Worker:
 
     def _run(self, model: str, jobs: list[Job]) -> None:
         pace = self._paces[model]
-        window = self._schedule.window({job.batch.owner for job in jobs}, pace.budget, _WINDOW_S)
+        window = self._schedule.window([job.batch.owner for job in jobs], pace.budget, _WINDOW_S)
         began = time.perf_counter()
         runner = self._runner(model)
         asked, results = _gather(jobs, window, runner)
