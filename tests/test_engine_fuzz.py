@@ -94,6 +94,18 @@ def target(engine: EngineProcess) -> Iterator[EngineProcess]:
     assert {file["id"] for file in listed["data"]} == set(os.listdir(engine.data / "files"))
 
 
+@pytest.fixture(scope="module")
+def upload(target: EngineProcess) -> Iterator[str]:
+    """The id of an upload that takes parts, and has none of them any more when it has ended."""
+    body = {"filename": "x", "purpose": "user_data", "bytes": 100, "mime_type": "text/plain"}
+    before = set(os.listdir(target.data / "uploads"))
+    upload_id = str(target.post("/uploads", json=body).raise_for_status().json()["id"])
+    yield upload_id
+    assert set(os.listdir(target.data / "uploads")) > before
+    assert target.post(f"/uploads/{upload_id}/cancel").json()["status"] == "cancelled"
+    assert set(os.listdir(target.data / "uploads")) == before
+
+
 # multipart
 
 TEXT = st.text(max_size=30)
@@ -159,12 +171,14 @@ def forms(draw: st.DrawFn) -> bytes:
 
 
 @share(0.2)
-@given(body=forms() | st.lists(PIECES, max_size=20).map(b"".join), kind=TYPES, well=st.booleans())
-def test_multipart_bodies(target: EngineProcess, body: bytes, kind: bytes, well: bool) -> None:
+@given(
+    body=forms() | st.lists(PIECES, max_size=20).map(b"".join), kind=TYPES, well=st.booleans(), part=st.booleans()
+)  # fmt: skip
+def test_multipart_bodies(target: EngineProcess, upload: str, body: bytes, kind: bytes, well: bool, part: bool) -> None:
     header = b"Content-Type: " + (b"multipart/form-data; boundary=b" if well else kind)
-    answer = ask(target, "POST", "/v1/files", body, header)
+    answer = ask(target, "POST", f"/v1/uploads/{upload}/parts" if part else "/v1/files", body, header)
     assert os.listdir(target.data / "parts") == []
-    if answer.status == 200:
+    if answer.status == 200 and not part:
         file = json.loads(answer.body)
         assert (target.data / "files" / file["id"]).stat().st_size == file["bytes"]
 
@@ -408,13 +422,16 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 BODIES = st.fixed_dictionaries({}, optional={name: known | JSON for name, known in FIELDS.items()})
 DEEP = st.integers(2, 3000).map(lambda depth: b'{"metadata":' * depth + b"1" + b"}" * depth)
 RAW = st.binary(max_size=60) | DEEP | st.integers(1, 3000).map(lambda depth: b"[" * depth + b"]" * depth)
-POSTED = st.sampled_from([route for route in ROUTES if route not in ("/v1/files", "/v1/uploads/upload_x/parts")])
+POSTED = st.sampled_from(
+    [route for route in ROUTES if route not in ("/v1/files", "/v1/uploads/upload_x/parts")]
+    + ["/v1/uploads/LIVE/complete"]
+)
 
 
 @share(0.15)
 @given(path=POSTED, body=BODIES.map(orjson.dumps) | JSON.map(orjson.dumps) | RAW)
-def test_json_bodies(target: EngineProcess, path: str, body: bytes) -> None:
-    ask(target, "POST", path, body, b"Content-Type: application/json")
+def test_json_bodies(target: EngineProcess, upload: str, path: str, body: bytes) -> None:
+    ask(target, "POST", path.replace("LIVE", upload), body, b"Content-Type: application/json")
 
 
 LINES = st.fixed_dictionaries(
