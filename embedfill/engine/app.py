@@ -1,11 +1,14 @@
 """The HTTP application: all routes under /v1 and at the root, the key, and one shape for every error."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
 from embedfill.engine.auth import BearerAuth
@@ -24,13 +27,15 @@ from embedfill.errors import EmbedfillError
 def create_app(engine: Engine) -> ASGIApp:
     """The application of an engine that is started and stopped by the caller."""
     models = ModelRoutes(engine.pool, engine.served)
-    api = [
-        *FileRoutes(engine.files).routes(),
-        *UploadRoutes(engine.uploads).routes(),
-        *BatchRoutes(engine.batches, engine.windows, engine.wake).routes(),
-        *EndpointRoutes(engine.served, engine.routes, models.embed).routes(),
-        *models.routes(),
-    ]
+    api = one_per_path(
+        [
+            *FileRoutes(engine.files).routes(),
+            *UploadRoutes(engine.uploads).routes(),
+            *BatchRoutes(engine.batches, engine.windows, engine.wake).routes(),
+            *EndpointRoutes(engine.served, engine.routes, models.embed).routes(),
+            *models.routes(),
+        ]
+    )
     operation = [*engine.health.routes(), *engine.metrics.routes()]
     routes: list[BaseRoute] = [*operation, Mount("/v1", routes=api), *api]
 
@@ -53,3 +58,18 @@ def create_app(engine: Engine) -> ASGIApp:
         },
     )
     return Observed(app, engine.metrics, [*operation, *api])
+
+
+def one_per_path(routes: Sequence[Route]) -> list[Route]:
+    """The same, with one route for each path: of several, Starlette's 405 would tell the methods of the first only."""
+    found: dict[str, dict[str, Callable[..., Any]]] = {}
+    for route in routes:
+        found.setdefault(route.path, {}).update(dict.fromkeys(route.methods or (), route.endpoint))
+    return [Route(path, _by_method(endpoints), methods=list(endpoints)) for path, endpoints in found.items()]
+
+
+def _by_method(endpoints: Mapping[str, Callable[..., Any]]) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Any:  # noqa: ANN401 - a response, or anything that sends one
+        return await endpoints[request.method](request)
+
+    return endpoint

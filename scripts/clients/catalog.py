@@ -23,6 +23,7 @@ CLIENTS = (
     Client("openai-1", ("openai>=1.109,<2",), "drive_openai.py", quick=True),
     Client("openai-2", ("openai>=2,<3",), "drive_openai.py", quick=True),
     Client("openai-3", ("openai>=3,<4",), "drive_openai.py", quick=True),
+    Client("schemathesis", ("schemathesis>=4.32,<5",), "drive_schemathesis.py", quick=True),
     Client("batchwizard", BATCHERS, "drive_batchwizard.py"),
     Client("autobatcher", BATCHERS, "drive_autobatcher.py"),
     Client("langchain", FRAMEWORKS, "drive_langchain.py"),

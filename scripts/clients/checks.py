@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 WORDS = ("vector", "index", "batch", "shard", "chunk", "token", "recall", "engine", "store", "query")
 
 Check = Callable[[], Awaitable[object]]

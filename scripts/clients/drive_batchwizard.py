@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,9 +14,9 @@ WORLD = world()
 async def batchwizard(*arguments: object) -> str:
     """What the command printed; raises where it failed."""
     command = [str(Path(sys.executable).with_name("batchwizard")), *map(str, arguments)]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=WORLD.folder
-    )
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+    environ = {**os.environ, "COLUMNS": "300"}  # its tables would cut ids off
+    process = await asyncio.create_subprocess_exec(*command, **pipes, env=environ, cwd=WORLD.folder)
     output, _ = await process.communicate()
     said = output.decode()
     holds(process.returncode == 0, said[-500:])
@@ -60,7 +61,7 @@ async def verbs() -> None:
     source.write_bytes(jsonl(*lines))
     said = await batchwizard("submit", source, "--endpoint", "/v1/embeddings")
     (batch_id,) = {word.strip(".,()") for word in said.split() if word.startswith("batch_")}
-    holds("/v1/embeddings" in await batchwizard("list-jobs", "--limit", 5))
+    holds(batch_id in await batchwizard("list-jobs", "--limit", 5))
     await batchwizard("cancel", batch_id)
     target = WORLD.folder / "cancelled"
     await batchwizard("watch", "--check-interval", 0, "--output-directory", target)

@@ -58,7 +58,9 @@ async def batches() -> None:
     content = await litellm.afile_content(file_id=done.output_file_id, **STORE)
     equal(len(parsed(content.content)), 20)
     holds(batch.id in [one.id for one in litellm.list_batches(limit=5, **STORE).data])
-    other = await litellm.acreate_batch(**options, **STORE)
+    long = jsonl(*(request(f"r{n}", "/v1/embeddings", model=WORLD.local, input=texts(40)) for n in range(2000)))
+    file = await litellm.acreate_file(file=("long.jsonl", long), purpose="batch", **STORE)
+    other = await litellm.acreate_batch(**{**options, "input_file_id": file.id}, **STORE)
     holds(
         litellm.cancel_batch(batch_id=other.id, **STORE).status
         in ("cancelling", "cancelled", "completed", "finalizing")

@@ -9,7 +9,9 @@ WORLD = world()
 
 @check("a local model: texts, query, asynchronous")
 async def local() -> None:
-    model = OpenAIEmbedding(model_name=WORLD.local, embed_batch_size=7, dimensions=64, max_retries=0)
+    model = OpenAIEmbedding(
+        model_name=WORLD.local, embed_batch_size=7, dimensions=64, max_retries=0, api_base=WORLD.url
+    )
     rows = texts(30)
     found = model.get_text_embedding_batch(rows)
     equal((len(found), {len(vector) for vector in found}), (30, {64}))
@@ -21,7 +23,7 @@ async def local() -> None:
 
 @check("its own default names, for a stand-in")
 async def named() -> None:
-    model = OpenAIEmbedding(model=WORLD.rehearsed, max_retries=0)
+    model = OpenAIEmbedding(model=WORLD.rehearsed, max_retries=0, api_base=WORLD.url)
     equal(len(await model.aget_query_embedding("a question")), 1536)
 
 

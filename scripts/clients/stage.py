@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-KEY = "sk-conformance"
+KEY, MOCK_KEY = "sk-conformance", "sk-behind-the-engine"
 HOOK_SECRET = "whsec_" + "Y29uZm9ybWFuY2UtdGVzdC1zZWNyZXQ="
 LOCAL, DIMENSIONS, REHEARSED, CHAT, MOCK = "wordllama-256", 256, "text-embedding-3-small", "tiny-chat", "mock-chat"
 START_S = 120.0
@@ -68,12 +68,12 @@ def staged(folder: Path, llama: Path, litellm: Path | None) -> Iterator[Stage]:
         )
         routes = {CHAT: served}
         if litellm is not None:
-            routes["mock-*"] = stack.enter_context(_litellm(folder, litellm))
+            routes[MOCK] = stack.enter_context(_litellm(folder, litellm))
         hook = free_port()
         config = folder / "engine.toml"
         config.write_text(_config(routes, hook))
         command = [sys.executable, "-m", "embedfill.engine", "--config", config, "--data", folder / "data"]
-        environ = clean() | {"CONFORMANCE_KEY": KEY, "CONFORMANCE_HOOK_SECRET": HOOK_SECRET}
+        environ = clean() | {"CONFORMANCE_KEY": KEY, "CONFORMANCE_HOOK_SECRET": HOOK_SECRET, "MOCK_KEY": MOCK_KEY}
         url = stack.enter_context(announced(command, environ, folder / "engine.log"))
         yield Stage(url, hook, MOCK if litellm is not None else None)
 
@@ -97,7 +97,8 @@ def _litellm(folder: Path, python: Path) -> Iterator[str]:
     config.write_text(json.dumps({"model_list": [{"model_name": MOCK, "litellm_params": model}]}))
     port = free_port()
     command = [python.with_name("litellm"), "--config", config, "--host", "127.0.0.1", "--port", port]
-    environ = clean() | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "HOME": str(folder)}
+    offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "HOME": str(folder)}
+    environ = clean() | offline | {"LITELLM_MASTER_KEY": MOCK_KEY}
     with _running(command, environ, folder / "litellm.log", quiet=True) as process:
         url = f"http://127.0.0.1:{port}"
         _wait(url + "/health/liveliness", process, folder / "litellm.log")
@@ -155,5 +156,7 @@ def _config(routes: Mapping[str, str], hook: int) -> str:
     ]
     for pattern, url in routes.items():
         lines += [f'[engine.routes."{pattern}"]', f'base_url = "{url}"']
+    if MOCK in routes:
+        lines.append('api_key_env = "MOCK_KEY"')  # of the last table
     lines += ["[[engine.webhooks]]", f'url = "http://127.0.0.1:{hook}/"', 'secret_env = "CONFORMANCE_HOOK_SECRET"']
     return "\n".join(lines) + "\n"
