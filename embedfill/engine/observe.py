@@ -66,7 +66,8 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message["headers"], self._header]}
+            others = [pair for pair in message["headers"] if pair[0].lower() != self._header[0]]
+            message = {**message, "headers": [*others, self._header]}
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
         await self._send(message)
