@@ -6,11 +6,15 @@ error; once it can be written again everything goes on, and nothing is lost.
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from embedfill.engine.database import Database
+from embedfill.engine.spool import Result, Spool
+from embedfill.errors import WorldError
 from tests.crash_worker import Fault
 from tests.engine_crash_world import SCENES, World, points, world
 
@@ -56,3 +60,31 @@ def play(folder: Path, scene: Callable[[World], None], fault: Fault) -> bool:
             error.add_note(f"{scene.__name__}, {fault}: told {made.told} times, ended {made.ends} times")
             raise
         return made.room.exists()
+
+
+def test_nothing_is_recorded_behind_a_record_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fails for one append while others wait: theirs would stand behind a gap that is written again."""
+    database = Database(tmp_path / "engine.db")
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    spool = Spool(folder, 1, database)
+    busy = threading.Event()
+    waiting = database.write(lambda _connection: busy.wait(10.0))
+    real, fails = os.fsync, [OSError(errno.ENOSPC, "full")]
+    monkeypatch.setattr(os, "fsync", lambda descriptor: real(descriptor) if not fails else _raise(fails.pop()))
+    appended = [spool.append([Result(line, "output", b"%d\n" % line)]) for line in range(1, 4)]
+    busy.set()
+    assert waiting.result()
+    assert [type(one.exception()) for one in appended] == [OSError, WorldError, WorldError]
+    assert not fails
+    spool.close()
+    again = Spool(folder, 1, database)
+    assert again.finished() == set() and again.path("output").read_bytes() == b""
+    again.append([Result(line, "output", b"%d\n" % line) for line in range(1, 4)]).result()
+    assert again.path("output").read_bytes() == b"1\n2\n3\n" and again.finished() == {1, 2, 3}
+    again.close()
+    database.close()
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from embedfill.engine.database import Database
 from embedfill.engine.meter import UNMETERED, Meter
+from embedfill.errors import WorldError
 from embedfill.store.local import sync_directory
 
 Name = Literal["output", "error"]
@@ -44,6 +45,7 @@ class Spool:
         self._meter = meter
         self._seq = seq
         self._database = database
+        self._failed = False  # the writer's: what stands behind a record that failed is never recorded
         self._ends = self._committed()
         self._files: dict[Name, int] = {}
         for name in NAMES:
@@ -86,7 +88,10 @@ class Spool:
         return written
 
     def _tell(self, completed: int, failed: int, spent: list[int], written: Future[None]) -> None:
-        if not written.exception():
+        """Called by the writer, before it comes to its next change."""
+        if written.exception():
+            self._failed = True
+        else:
             self._meter.lines(completed, failed, spent[0], spent[2])
 
     def close(self) -> None:
@@ -97,6 +102,8 @@ class Spool:
     def _record(
         self, connection: sqlite3.Connection, rows: list[tuple[int, int, Name, int, int, int, int]], spent: list[int]
     ) -> None:
+        if self._failed:
+            raise WorldError("a result before these could not be recorded", "start the engine again; nothing is lost")
         for name in {row[2] for row in rows}:
             os.fsync(self._files[name])
         connection.executemany(
