@@ -20,9 +20,11 @@ class Served:
 
     def route(self, model: str, endpoint: str) -> str | None:
         """The pattern of the first route that takes this model at this endpoint; None where none does. A route stands
-        over a local model of the same name."""
+        over a local model only where it names it in full: `*` is meant for the others."""
+        here = endpoint == EMBEDDINGS and model in self._local
         for pattern, route in self._routes.items():
-            if fnmatchcase(model, pattern) and (route.endpoints is None or endpoint in route.endpoints):
+            taken = pattern == model if here else fnmatchcase(model, pattern)
+            if taken and (route.endpoints is None or endpoint in route.endpoints):
                 return pattern
         return None
 
