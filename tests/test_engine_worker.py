@@ -1,0 +1,140 @@
+"""Several batches at once: shared by owners and models, nearest deadline first; what cannot be run ends all the same."""
+
+from typing import Any
+
+import pytest
+
+from embedfill.batchapi.models import EMBEDDINGS
+from embedfill.engine import jobs as jobs_module
+from embedfill.engine import rehearsal
+from embedfill.engine import worker as worker_module
+from embedfill.engine.served import Served
+from embedfill.errors import ModelError
+from embedfill.models.base import Model
+from tests.bench_fixtures import Bench, execute, runs
+from tests.engine_fixtures import STATIC, jsonl, request_line, texts
+
+SMALL = "text-embedding-3-small"
+ADA = "text-embedding-ada-002"
+LINES = 500
+
+
+def _data(lines: int = LINES, model: str = STATIC, start: int = 0, words: int = 20) -> bytes:
+    """About 200 bytes a line: a first window holds some eighty."""
+    rows = texts(lines, start)
+    return jsonl(request_line(f"r{n}", row + " word" * words, model, dimensions=64) for n, row in enumerate(rows))
+
+
+@pytest.fixture
+def stage(bench: Bench) -> Bench:
+    """Knows two stand-ins, beside the static model."""
+    for name in (SMALL, ADA):
+        bench.pool.add(name, rehearsal.maker(name))
+    served = Served(bench.pool.names, {})
+    bench.served = bench.validator._served = served
+    return bench
+
+
+def _settled(stage: Bench, batch_id: str) -> int:
+    stage.database.write(lambda connection: None).result()  # what was handed in before is on disk now
+    return stage.completed(batch_id)
+
+
+def test_an_owner_who_comes_late_does_not_wait_for_the_others(stage: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_WINDOW_LINES", 50)
+    early = [stage.batch(_data(start=n * LINES), owner="early") for n in range(3)]
+    stage.step_until_moving(early[0])
+    late = stage.batch(_data(200, start=9 * LINES), owner="late")
+    before = sum(_settled(stage, batch) for batch in early)
+    while not stage.get(late).ended:
+        stage.worker.step()
+    meanwhile = sum(_settled(stage, batch) for batch in early) - before
+    assert 100 <= meanwhile <= 300  # its share, and one window more or less
+    for batch in early:
+        stage.end(batch)
+    assert runs(stage.root) == {1: 3 * LINES + 200}
+
+
+def test_models_take_turns(stage: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_WINDOW_LINES", 100)
+    first, second = stage.batch(_data()), stage.batch(_data(model=SMALL))
+    for _ in range(4):
+        stage.worker.step()
+    assert 0 < _settled(stage, first) < LINES and 0 < _settled(stage, second) < LINES
+    stage.end(first)
+    stage.end(second)
+    assert runs(stage.root) == {1: 2 * LINES}
+
+
+def test_the_nearest_deadline_of_an_owner_goes_first(stage: Bench) -> None:
+    slow, urgent = stage.batch(_data()), stage.batch(_data(200, start=LINES))
+    execute(stage.root, "UPDATE batches SET expires_at = expires_at - 3600 WHERE id = ?", urgent)
+    while not _settled(stage, slow):
+        stage.worker.step()
+    assert _settled(stage, urgent) == 200
+
+
+def test_many_batches_of_one_owner_keep_out_nobody(stage: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that were pushed out go on where they were."""
+    monkeypatch.setattr(jobs_module, "_OPEN_BATCHES", 2)
+    many = [stage.batch(_data(600, start=n * 600), owner="many") for n in range(3)]
+    stage.step_until_moving(many[0])
+    for _ in range(2):
+        stage.worker.step()
+    others = [stage.batch(_data(100, start=4000 + n * 100), owner=f"other {n}") for n in range(2)]
+    stage.worker.step()
+    assert all(_settled(stage, batch) or _settled(stage, many[0]) for batch in others)
+    for batch in (*others, *many):
+        stage.end(batch)
+        counts = stage.get(batch).request_counts
+        assert counts is not None and counts.completed == counts.total
+    assert runs(stage.root) == {1: 2000}
+    assert _lines_are_whole(stage, many)
+
+
+def _lines_are_whole(stage: Bench, batch_ids: list[str]) -> bool:
+    outputs = [stage.lines(stage.get(batch_id).output_file_id) for batch_id in batch_ids]
+    return all(sorted(line["custom_id"] for line in lines) == sorted(f"r{n}" for n in range(600)) for lines in outputs)
+
+
+def _refused(stage: Bench, batch_id: str) -> list[dict[str, Any]]:
+    """The error lines of a batch that ended with nothing else."""
+    stage.end(batch_id)
+    batch = stage.get(batch_id)
+    assert (batch.status, batch.output_file_id) == ("completed", None)
+    lines = stage.lines(batch.error_file_id)
+    assert batch.request_counts is not None
+    assert batch.request_counts.failed == batch.request_counts.total == len(lines)
+    return lines
+
+
+def test_a_model_that_is_no_longer_served(stage: Bench) -> None:
+    batch, other = stage.batch(_data(300, SMALL)), stage.batch(_data(10))
+    del stage.pool._makers[SMALL]  # as after a start without `rehearse`
+    lines = _refused(stage, batch)
+    assert {line["response"]["status_code"] for line in lines} == {404}
+    assert {line["response"]["body"]["error"]["code"] for line in lines} == {"model_not_found"}
+    stage.end(other)
+    assert stage.completed(other) == 10
+
+
+@pytest.mark.parametrize("error", [ModelError("gone", "install it"), OSError("no file"), RuntimeError("no room")])
+def test_a_model_that_cannot_be_loaded(stage: Bench, error: Exception) -> None:
+    def make() -> Model:
+        raise error
+
+    stage.pool.add(SMALL, make)
+    lines = _refused(stage, stage.batch(_data(20, SMALL)))
+    (body,) = {str(line["response"]["body"]["error"]["message"]) for line in lines}
+    assert body.startswith(f"The model '{SMALL}' cannot be loaded: {error}")
+    assert ("install it" in body) == isinstance(error, ModelError)
+
+
+def test_an_endpoint_that_is_no_longer_served(stage: Bench) -> None:
+    """Its route has gone from the configuration; the model is a local one, too."""
+    batch, good = stage.batch(_data(20)), stage.batch(_data(20))
+    execute(stage.root, "UPDATE batches SET endpoint = '/v1/chat/completions' WHERE id = ?", batch)
+    lines = _refused(stage, batch)
+    assert "/v1/chat/completions" in lines[0]["response"]["body"]["error"]["message"]
+    stage.end(good)
+    assert stage.get(good).endpoint == EMBEDDINGS and stage.completed(good) == 20
