@@ -40,7 +40,9 @@ def test_what_is_commented_out_is_a_setting_too_and_none_is_left_out(
 ) -> None:
     for name, value in ENVIRON.items():
         monkeypatch.setenv(name, value)
-    whole = tmp_path / "engine.toml"
+    (tmp_path / "models/my-model").mkdir(parents=True)
+    whole = tmp_path / "configs/engine.toml"
+    whole.parent.mkdir()
     whole.write_text("\n".join(_uncommented(line) for line in TOML.read_text().splitlines()))
     loaded = settings.load(whole, {}, ENVIRON)
     effective.check(loaded)

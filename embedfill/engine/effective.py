@@ -1,4 +1,4 @@
-"""What the engine's settings come to: whether they can be used, and how they may be shown. Touches nothing outside."""
+"""What the engine's settings come to: whether they can be used, and how they may be shown. Changes nothing."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from embedfill.batchapi.windows import window_s
 from embedfill.engine import rehearsal
 from embedfill.engine.address import check_host
 from embedfill.engine.allowance import allowance_of
+from embedfill.engine.local_models import makers
 from embedfill.engine.owners import DEFAULT
 from embedfill.engine.settings import EngineSettings, KeySettings
 from embedfill.engine.upstream import Route
 from embedfill.engine.webhooks import hooks_of
 from embedfill.errors import ConfigError
 from embedfill.masks import masked
-from embedfill.models.known import LOCAL
 
 
 def check(settings: EngineSettings) -> None:
@@ -41,7 +41,7 @@ def shown(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _check_models(settings: EngineSettings) -> None:
-    names = [*LOCAL, *settings.models, *settings.rehearse]
+    names = [*dict(makers(settings)), *settings.rehearse]
     for name in settings.preload:
         if name not in names:
             raise ConfigError("engine.preload", name, f"no local model of that name; there are: {', '.join(names)}")
