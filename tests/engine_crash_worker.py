@@ -50,6 +50,7 @@ class Order:
     clock: Path | None = None
     pause_s: float = 0.0
     room: Path | None = None
+    environ: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -206,6 +207,7 @@ def _slow_down(pause_s: float) -> None:
 
 def engine(order: Order, announced: Connection) -> None:
     """An engine's whole life, watched."""
+    os.environ.update(order.environ)
     trap = Trap(order.fault, order.log, order.room)
     for name in WATCHED:
         _watch(trap, name)

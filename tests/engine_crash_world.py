@@ -17,7 +17,7 @@ import httpx
 
 from tests.crash_worker import Fault
 from tests.engine_crash_worker import Order, start
-from tests.engine_fixtures import ENDED, jsonl, request_line
+from tests.engine_fixtures import ENDED, batch_body, jsonl, request_line
 from tests.invariants_fixtures import Ledger, violations
 
 DAY_S = 86_400
@@ -36,6 +36,8 @@ class World:
     faults: list[Fault] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     log: Path | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+    died: Callable[[], None] = lambda: None  # called after each kill, before the next engine
     ledger: Ledger = field(default_factory=Ledger)
     kills: int = 0
     ends: int = 0  # of engines whose disk failed
@@ -57,7 +59,9 @@ class World:
             settings = {"data": self.data, "threads": 1, "log_level": "error", **self.settings}
             fault = self.faults.pop(0) if self.faults else None
             self.faulty |= fault is not None and fault.signal < 0
-            self.process, announced = start(Order(settings, fault, self.log, self.clock, PAUSE_S, self.room))
+            self.process, announced = start(
+                Order(settings, fault, self.log, self.clock, PAUSE_S, self.room, self.environ)
+            )
             try:
                 assert announced.poll(_PATIENCE_S), "no engine announced itself"
                 self.url = announced.recv()
@@ -79,6 +83,7 @@ class World:
             return
         assert code == -signal.SIGKILL, f"the engine ended with {code}"
         self.kills += 1
+        self.died()
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer to a request, asked again of a new engine where one died over it."""
@@ -105,7 +110,7 @@ class World:
         return str(file["id"])
 
     def submit(self, file_id: str, custom_ids: Sequence[str], **body: Any) -> str:
-        body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h", **body}
+        body = batch_body(file_id, **body)
         headers = {"Idempotency-Key": f"{file_id} {len(self.ledger.batches)}"}
         batch = self.ask("POST", "/batches", json=body, headers=headers).raise_for_status().json()
         self.ledger.submitted(batch, custom_ids)
@@ -201,6 +206,7 @@ def small(world: World) -> None:
     lines = [request_line(name, f"text {name}" if n else [], encoding_format="base64") for n, name in enumerate(ids)]
     file_id = world.upload(jsonl(lines))
     batch_id = world.submit(file_id, ids, metadata={"step": "small"})
+    world.advance(-7_200)  # the clock is set right: times of a batch do not run back
     world.until(batch_id, lambda batch: batch["status"] != "validating")
     world.delete(file_id)
     batch = world.until(batch_id, lambda batch: batch["status"] in ENDED)
