@@ -35,6 +35,7 @@ _NULL = "text-embedding-3-small"
 _STATIC = "wordllama-256"
 _WORDS = 40  # of an input
 _MODELS = {"null": _NULL, "static": _STATIC}
+_CASES = [f"{name}_{encoding}" for name in _MODELS for encoding in ("float", "base64")]
 
 
 # What runs in processes of its own.
@@ -181,13 +182,9 @@ def compare(folder: Path, name: str, encoding: str, lines: int) -> dict[str, Any
     return {"engine": ours, "beside": beside}
 
 
-def report(lines: int, as_json: bool) -> None:
+def report(cases: Sequence[str], lines: int, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="embedfill-bench-") as folder:
-        found = {
-            f"{name}_{encoding}": compare(Path(folder), name, encoding, lines)
-            for name in _MODELS
-            for encoding in ("float", "base64")
-        }
+        found = {case: compare(Path(folder), *case.split("_"), lines) for case in cases}
     ratios = {}
     for name, one in found.items():
         ratios[f"{name}_cpu_to_beside"] = round(one["engine"]["cpu_s"] / max(one["beside"]["cpu_s"], 1e-3), 2)
@@ -210,6 +207,7 @@ def report(lines: int, as_json: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--lines", type=int, default=50_000, help="of the batch; 50,000 is the most")
+    parser.add_argument("--only", nargs="+", choices=_CASES, default=_CASES, metavar="CASE", help=", ".join(_CASES))
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -217,7 +215,7 @@ def main() -> None:
         what, *arguments = options.measure
         print(json.dumps(one_measure(what, arguments)))
     else:
-        report(options.lines, options.json)
+        report(options.only, options.lines, options.json)
 
 
 def one_measure(what: str, arguments: list[str]) -> dict[str, Any]:

@@ -39,3 +39,10 @@ def test_the_engine_takes_and_gives_files_in_flat_memory() -> None:
     assert said["whole"]
     assert said["growth_mb"] < 30
     assert all(0 < said[what]["times_slower"] < 100 for what in ("upload", "download"))
+
+
+def test_what_the_engine_costs_beside_its_limit() -> None:
+    said = bench("bench_engine.py", "--lines", 500, "--only", "null_base64")
+    found = said["null_base64"]
+    assert found["engine"]["cpu_s"] > found["beside"]["cpu_s"] > 0 < found["engine"]["output_mb"] < 1
+    assert said["ratios"]["null_base64_to_goal"] > 0 < said["ratios"]["null_base64_cpu_to_beside"]
