@@ -67,6 +67,17 @@ def test_is_started_and_stopped(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert not Path(f"/proc/{number}").exists()
 
 
+def test_a_full_log_makes_room_and_the_last_one_is_kept(data: Path) -> None:
+    data.mkdir(parents=True)
+    (data / "engine.log").write_bytes(b"x" * 1_000_001)
+    with LocalEngine(data):
+        pass
+    # It says where it is on stdout, and nothing else while all is well.
+    assert (data / "engine.log").read_bytes().startswith(b"listening on ")
+    assert (data / "engine.log").read_bytes().count(b"\n") == 1
+    assert (data / "engine.log.1").stat().st_size == 1_000_001
+
+
 def test_comes_back_at_its_url_with_its_key_and_its_batches(data: Path, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"custom_id": "a"}\n')
     with LocalEngine(data) as first, BatchClient(first.url, first.key) as client:

@@ -26,6 +26,7 @@ _START_S = 60.0
 _STOP_S = 10.0
 _STARTS = 3  # that fail: one may, where another run's engine has the directory already and does not answer yet
 _LOG = "engine.log"
+_LOG_BYTES = 1_000_000
 
 
 class LocalEngine:
@@ -111,7 +112,7 @@ class LocalEngine:
         command = [sys.executable, "-m", "embedfill.engine", "--port", "0", "--data", str(self.data), "--while-used"]
         if self._threads:
             command += ["--threads", str(self._threads)]
-        with (self.data / _LOG).open("ab") as log:
+        with _log_of(self.data / _LOG) as log:
             # A session of its own: Ctrl-C in our terminal must not stop a line that it has in hand.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
@@ -124,6 +125,14 @@ class LocalEngine:
 
     def _log_hint(self) -> str:
         return f"its last words are in {self.data / _LOG}"
+
+
+def _log_of(path: Path) -> IO[bytes]:
+    """Appended to, but not for ever: one that is full makes room, and the last one is kept."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > _LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")
 
 
 def _stable_key(path: Path) -> SecretStr:
