@@ -165,8 +165,9 @@ def measure(*arguments: object) -> dict[str, Any]:
     return found
 
 
-def compare(folder: Path, name: str, encoding: str, lines: int) -> dict[str, Any]:
-    """The engine with this model, and what stands beside it."""
+def compare(folder: Path, case: str, lines: int) -> dict[str, Any]:
+    """The engine with a model, and what stands beside it."""
+    name, encoding = case.split("_")
     source = folder / "input"
     write_input(source, _MODELS[name], encoding, lines)
     with tempfile.TemporaryDirectory(dir=folder) as data:
@@ -184,7 +185,7 @@ def compare(folder: Path, name: str, encoding: str, lines: int) -> dict[str, Any
 
 def report(cases: Sequence[str], lines: int, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="embedfill-bench-") as folder:
-        found = {case: compare(Path(folder), *case.split("_"), lines) for case in cases}
+        found = {case: compare(Path(folder), case, lines) for case in cases}
     ratios = {}
     for name, one in found.items():
         ratios[f"{name}_cpu_to_beside"] = round(one["engine"]["cpu_s"] / max(one["beside"]["cpu_s"], 1e-3), 2)
