@@ -100,6 +100,7 @@ def upload(target: EngineProcess) -> Iterator[str]:
     body = {"filename": "x", "purpose": "user_data", "bytes": 100, "mime_type": "text/plain"}
     before = set(os.listdir(target.data / "uploads"))
     upload_id = str(target.post("/uploads", json=body).raise_for_status().json()["id"])
+    target.post(f"/uploads/{upload_id}/parts", files={"data": b"x"}).raise_for_status()
     yield upload_id
     assert set(os.listdir(target.data / "uploads")) > before
     assert target.post(f"/uploads/{upload_id}/cancel").json()["status"] == "cancelled"
@@ -156,15 +157,26 @@ def _quoted(name: str) -> bytes:
     return name.encode().replace(b'"', b"%22").replace(b"\r", b"%0D").replace(b"\n", b"%0A")
 
 
+NUMBERS = st.integers(-10, 10**7).map(str) | st.sampled_from(
+    ["1", "20", "9" * 5000, "²", "+1", "1e4", "-0", "", "0x1f", "1_000"]
+)
+USUAL = st.tuples(
+    PURPOSES.map(lambda value: ("purpose", value.encode())),
+    st.just(("expires_after[anchor]", b"created_at")),
+    NUMBERS.map(lambda value: ("expires_after[seconds]", value.encode())),
+    st.sampled_from(["file", "data"]).flatmap(lambda name: VALUES.map(lambda value: (name, value))),
+)
+
+
 @st.composite
 def forms(draw: st.DrawFn) -> bytes:
     """A body as a client writes it; now and then with something wrong in it."""
     body = b""
-    for name, value in draw(st.lists(st.tuples(NAMES, VALUES), max_size=6)):
+    for name, value in draw(st.one_of(USUAL, USUAL, st.lists(st.tuples(NAMES, VALUES), max_size=6))):
         filename = b'; filename="%s"' % _quoted(draw(TEXT)) if name in ("file", "data") else b""
         body += b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % (_quoted(name), filename, value)
     body += b"--b--\r\n"
-    if draw(st.booleans()):
+    if not draw(st.integers(0, 2)):
         at = draw(st.integers(0, len(body)))
         body = body[:at] + draw(PIECES) + body[at + draw(st.integers(0, 20)) :]
     return body
@@ -172,9 +184,9 @@ def forms(draw: st.DrawFn) -> bytes:
 
 @share(0.2)
 @given(
-    body=forms() | st.lists(PIECES, max_size=20).map(b"".join), kind=TYPES, well=st.booleans(), part=st.booleans()
+    body=forms() | st.lists(PIECES, max_size=20).map(b"".join), kind=TYPES, well=st.integers(0, 3), part=st.booleans()
 )  # fmt: skip
-def test_multipart_bodies(target: EngineProcess, upload: str, body: bytes, kind: bytes, well: bool, part: bool) -> None:
+def test_multipart_bodies(target: EngineProcess, upload: str, body: bytes, kind: bytes, well: int, part: bool) -> None:
     header = b"Content-Type: " + (b"multipart/form-data; boundary=b" if well else kind)
     answer = ask(target, "POST", f"/v1/uploads/{upload}/parts" if part else "/v1/files", body, header)
     assert os.listdir(target.data / "parts") == []
@@ -321,9 +333,15 @@ def test_ids(target: EngineProcess, method: str, path: str, text: str, tail: str
 @share(0.1)
 @given(
     path=st.sampled_from(["files", "batches"]),
-    query=st.dictionaries(
-        st.sampled_from(["after", "limit", "order", "purpose", "before", "x"]),
-        TEXT | st.integers().map(str) | st.sampled_from(["asc", "desc", "batch", "1", "20", "9" * 5000, "²", "+1", "1e2", "-0"]),
+    query=st.fixed_dictionaries(
+        {},
+        optional={
+            "limit": NUMBERS,
+            "after": TEXT,
+            "order": st.sampled_from(["asc", "desc", "", "up"]),
+            "purpose": PURPOSES | TEXT,
+            "x": TEXT,
+        },
     ),
 )  # fmt: skip
 def test_cursors_and_limits(target: EngineProcess, path: str, query: dict[str, str]) -> None:
@@ -420,7 +438,15 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "md5": TEXT,
 }  # fmt: skip
 BODIES = st.fixed_dictionaries({}, optional={name: known | JSON for name, known in FIELDS.items()})
-DEEP = st.integers(2, 3000).map(lambda depth: b'{"metadata":' * depth + b"1" + b"}" * depth)
+DEEP = st.integers(2, 3000).map(
+    lambda depth: (
+        b'{"input_file_id":"x","endpoint":"/v1/embeddings","completion_window":"24h","filename":"x","purpose":"batch",'
+        b'"bytes":1,"mime_type":"x","model":"wordllama-256","input":"x","x":'
+        + b'{"x":' * depth
+        + b"1"
+        + b"}" * (depth + 1)
+    )
+)
 RAW = st.binary(max_size=60) | DEEP | st.integers(1, 3000).map(lambda depth: b"[" * depth + b"]" * depth)
 POSTED = st.sampled_from(
     [route for route in ROUTES if route not in ("/v1/files", "/v1/uploads/upload_x/parts")]
