@@ -3,7 +3,8 @@
 
 The *peer* is Starlette on uvicorn with no engine: it reads an upload and throws it away, and answers a download out of
 memory. Both are processes on 127.0.0.1, asked in turn by the same client over a plain socket, so that the client costs
-little. Of the rounds the best counts: what else runs on a machine makes one slower, never faster. Memory is how far the server's peak lies above what it held before.
+little. Of the rounds the best counts: what else runs on a machine makes one slower, never faster. Memory is how far the
+server's peak lies above what it held before.
 
     .venv/bin/python scripts/bench_transfer.py
     .venv/bin/python scripts/bench_transfer.py --upload-mb 5 --download-mb 5 --rounds 1 --json

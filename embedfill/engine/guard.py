@@ -35,9 +35,9 @@ class Patience:
     """How long a client may take: for its head, for `body_bytes` of its body, and for taking any of an answer. `rest_s`:
     for the rest of a body that was answered already."""
 
-    head_s: float = 20.0
-    body_s: float = 20.0
-    body_bytes: int = 10_000
+    head_s: float = 30.0
+    body_s: float = 60.0
+    body_bytes: int = 30_000
     answer_s: float = 60.0
     rest_s: float = 30.0
     look_s: float = 5.0
