@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-LLAMA = ("xllamacpp>=2026.9.10809,<2028", "gguf>=0.17,<1")
+LLAMA = ("xllamacpp>=2026.10.11549", "gguf>=0.17,<1")
 # 1.107.0 was published by somebody else than its makers, and withdrawn.
 LITELLM = ("litellm[proxy]>=1.100,<2,!=1.107.*",)
 BATCHERS = ("batchwizard>=0.5,<0.6", "autobatcher>=0.12,<0.13")

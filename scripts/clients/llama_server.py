@@ -25,6 +25,7 @@ def parameters(model: Path) -> xllamacpp.CommonParams:
     found.cpuparams.n_threads = found.cpuparams_batch.n_threads = 1
     found.embedding = True
     found.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    found.force_pure_content_parser = True  # what it says is in no form that could be parsed
     found.warmup = False
     found.verbosity = 0
     return found
