@@ -141,7 +141,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     ]
     for one in found:
         speed = f"{one['model']} | {one['texts_per_s']:.1f} | {one['times_as_fast']:.2f} × | "
-        speed += f"{one['cosine_mean']:.4f} ({one['cosine_min']:.3f})"
+        same = one["cosine_mean"] == one["cosine_mean"]  # else of another length, which compares with nothing
+        speed += f"{one['cosine_mean']:.4f} ({one['cosine_min']:.3f})" if same else "–"
         for kind, of in one["kinds"].items():
             change = f"{of['mrr_change']:+.4f} ± {of['mrr_error']:.4f} | {of['better']} : {of['worse']}"
             quality = f"{of['questions']} {kind} | {of['mrr_at_10']:.4f} | {change} | {of['recall_at_10']:.4f}"
