@@ -33,6 +33,7 @@ from tests.upstream_fixtures import (
     routes_toml,
     serving,
     streamed,
+    streamed_start,
 )
 
 CHAT = "/v1/chat/completions"
@@ -186,12 +187,22 @@ def test_an_upstream_that_does_not_answer(passing: Passing, model: str, status: 
     assert answer.status_code == status and set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_an_answer_that_breaks_off(passing: Passing) -> None:
+def test_an_answer_that_breaks_off_is_not_taken_for_a_whole_one(passing: Passing) -> None:
     passing.fake.act = lambda _asked: Cut()
     assert passing.chat().status_code == 502
-    answer = passing.chat(stream=True)
-    assert answer.status_code == 200
-    assert orjson.loads(answer.text.removeprefix('{"id": "xdata: '))["error"]["code"] == "upstream_unreachable"
+    with pytest.raises(httpx.RemoteProtocolError):
+        passing.chat(stream=True)
+    passing.fake.act = lambda _asked: Cut(b"data: {}\n\n", "text/event-stream")
+    first, last = passing.chat(stream=True).text.split("\n\n", 1)
+    assert first == "data: {}"
+    assert orjson.loads(last.removeprefix("data: "))["error"]["code"] == "upstream_unreachable"
+    with openai.OpenAI(base_url=passing.engine.url, api_key="any", max_retries=0) as client:
+        said: list[Any] = [{"role": "user", "content": "hello"}]
+        passing.fake.act = lambda asked: Cut(streamed_start(asked), "text/event-stream")
+        stream = client.chat.completions.create(model="gpt-test", messages=said, stream=True)
+        assert next(stream).choices[0].delta.content == "hello"
+        with pytest.raises(openai.APIError, match="broke off"):
+            next(stream)
 
 
 def test_a_stream_comes_as_it_is_made(passing: Passing) -> None:

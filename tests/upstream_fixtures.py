@@ -32,6 +32,7 @@ class Asked:
     body: dict[str, Any]
     headers: dict[str, str]
     nth: int
+    port: int  # of the client: each connection has its own
 
     @property
     def said(self) -> str:
@@ -60,7 +61,8 @@ class FakeUpstream:
     async def handle(self, request: Request) -> Response:
         body = orjson.loads(await request.body())
         self._times[f"{request.url.path} {body}"] += 1
-        asked = Asked(request.url.path, body, dict(request.headers), self._times[f"{request.url.path} {body}"])
+        times, port = self._times[f"{request.url.path} {body}"], request.client.port if request.client else 0
+        asked = Asked(request.url.path, body, dict(request.headers), times, port)
         self.asked.append(asked)
         self.at_once += 1
         self.peak = max(self.peak, self.at_once)
@@ -90,10 +92,13 @@ class Hang(Response):
 class Cut(Response):
     """An answer whose connection breaks in its middle."""
 
+    def __init__(self, body: bytes = b'{"id": "x', media_type: str = "application/json") -> None:
+        super().__init__(body, media_type=media_type)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-length", b"1000"), (b"content-type", b"application/json")]
+        headers = [(b"content-length", b"1000"), (b"content-type", (self.media_type or "").encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b'{"id": "x', "more_body": False})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
 def failure(status: int, code: str = "failure", message: str = "told to fail", **headers: str) -> Response:
@@ -152,12 +157,21 @@ def streamed(asked: Asked, pause_s: float = 0.0) -> Response:
 
     async def events() -> AsyncIterator[bytes]:
         for word in asked.said.split():
-            chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": word}}]}
-            yield b"data: " + orjson.dumps({"id": "s", "created": 1, "model": asked.body["model"], **chunk}) + b"\n\n"
+            yield _event(asked, word)
             await asyncio.sleep(pause_s)
         yield b"data: [DONE]\n\n"
 
     return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def streamed_start(asked: Asked) -> bytes:
+    """The first part of such a completion."""
+    return _event(asked, asked.said.split()[0])
+
+
+def _event(asked: Asked, word: str) -> bytes:
+    chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": word}}]}
+    return b"data: " + orjson.dumps({"id": "s", "created": 1, "model": asked.body["model"], **chunk}) + b"\n\n"
 
 
 async def _gone_within(request: Request, seconds: float) -> bool:

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
+from starlette.types import Receive, Scope, Send
 
 from embedfill.batchapi.models import EMBEDDINGS, ENDPOINTS
 from embedfill.engine.passage import Passage, Turnstile, aside
@@ -55,18 +56,22 @@ def _model(values: dict[str, Any], endpoint: str) -> str:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """The result of `work`, which is cancelled when the client goes away. Raises ClientDisconnect then."""
+    """The result of `work`, which is cancelled when the client goes away."""
     working = asyncio.create_task(work)
     watching = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return await working
+        return await working if working.done() else _Nothing()
     finally:
         for task in (working, watching):
             task.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
+
+
+class _Nothing(Response):
+    """For a client that is not there any more."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
 async def _gone(request: Request) -> None:

@@ -16,9 +16,10 @@ import httpx
 import orjson
 from anyio import CancelScope, to_thread
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from embedfill.engine import answers, logs
+from embedfill.engine.connections import Exchange
 from embedfill.engine.limiter import Ticket
 from embedfill.engine.refusal import envelope
 from embedfill.engine.upstream import Reply, Route, Upstream
@@ -135,11 +136,11 @@ class Passage:
         """The upstream's stream as it comes; its refusal as a whole."""
         began = time.perf_counter()
         try:
-            response = await client.open(self._endpoint, body, self._headers)
-            if response.status_code == 200:
-                client.tell(_begun(response), began)  # how long it goes on is the model's affair
-                return Relay(response, turn)
-            reply = await client.read(response)
+            exchange = await client.open(self._endpoint, body, self._headers)
+            if exchange.response.status_code == 200:
+                client.tell(_begun(exchange.response), began)  # how long it goes on is the model's affair
+                return Relay(exchange, turn)
+            reply = await client.read(exchange)
         except httpx.HTTPError as error:
             reply = client.silence(error)
         client.tell(reply, began)
@@ -170,18 +171,24 @@ class Passage:
 class Relay(Response):
     """An upstream's stream, part by part as it comes, byte for byte. Broken off where the client goes away."""
 
-    def __init__(self, response: httpx.Response, turn: Turn) -> None:
-        self._response = response
+    def __init__(self, exchange: Exchange, turn: Turn) -> None:
+        self._exchange = exchange
+        self._response = exchange.response
         self._turn = turn
-        self._whole = False
+        self._whole = self._broken = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def relay(message: Message) -> None:
+            """The server closes the connection of an answer that has no end, and so tells that it broke off."""
+            if not self._broken or message.get("more_body"):
+                await send(message)
+
         try:
-            await StreamingResponse(self._parts(), 200, _given(self._response.headers))(scope, receive, send)
+            await StreamingResponse(self._parts(), 200, _given(self._response.headers))(scope, receive, relay)
         finally:
             self._turn.end(_begun(self._response) if self._whole else None)
             with CancelScope(shield=True):
-                await self._response.aclose()
+                await self._exchange.close()
 
     async def _parts(self) -> AsyncIterator[bytes]:
         try:
@@ -189,9 +196,12 @@ class Relay(Response):
                 yield part
             self._whole = True
         except httpx.HTTPError as error:
-            # The status is sent already. The official clients raise what an event says of an error.
-            refusal = RefusedError(502, "upstream_unreachable", f"The stream broke off ({type(error).__name__}).")
-            yield b"data: " + orjson.dumps(envelope(refusal)) + b"\n\n"
+            if self._response.headers.get("content-type", "").startswith("text/event-stream"):
+                # The official clients raise what an event says of an error.
+                refusal = RefusedError(502, "upstream_unreachable", f"The stream broke off ({type(error).__name__}).")
+                yield b"data: " + orjson.dumps(envelope(refusal)) + b"\n\n"
+            else:
+                self._broken = True
 
 
 async def aside(size: int, work: Callable[[], T]) -> T:

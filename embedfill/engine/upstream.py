@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Literal
 
 import httpx
@@ -16,6 +15,7 @@ import orjson
 from pydantic import SecretStr
 
 from embedfill.config import secret
+from embedfill.engine.connections import Connections, Exchange
 from embedfill.engine.limiter import Limiter, Outcome
 from embedfill.engine.meter import UNMETERED, Meter
 from embedfill.engine.refusal import envelope
@@ -26,7 +26,6 @@ from embedfill.providers.client import is_loopback
 from embedfill.providers.retry import BILLING_CODES
 
 MAX_ANSWER_BYTES = 192 << 20  # 2,048 vectors of 3,072 numbers as text, and a half
-_CONNECT_S = 10.0
 _MUCH_BYTES = 1 << 20  # parsed elsewhere than on an event loop
 _SHOWN_CHARS = 500  # of an answer that is no JSON
 _WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429})
@@ -110,27 +109,22 @@ class Upstream:
         headers = {"User-Agent": "embedfill", "Accept-Encoding": "identity", "Content-Type": "application/json"}
         if key is not None:
             headers["Authorization"] = f"Bearer {key.get_secret_value()}"
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s), pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.concurrency),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none is kept: they would be another client's
-            trust_env=not is_loopback(settings.base_url),  # a proxy of the environment's cannot reach this machine
-        )
+        # A proxy of the environment's cannot reach this machine's own servers.
+        proxies = not is_loopback(settings.base_url)
+        self._connections = Connections(settings.base_url, headers, settings.timeout_s, proxies)
 
     def __repr__(self) -> str:
         return f"Upstream({self.route!r})"
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._connections.close()
 
     async def ask(self, endpoint: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
         """One request, its answer whole. Always a reply: where none came, one that says so."""
         began = time.perf_counter()
         try:
             async with asyncio.timeout(self.route.settings.timeout_s):
-                response = await self.open(endpoint, body, headers)
-                reply = await self.read(response)
+                reply = await self.read(await self.open(endpoint, body, headers))
         except (httpx.HTTPError, TimeoutError) as error:
             reply = self.silence(error)
         self.tell(reply, began)
@@ -141,14 +135,13 @@ class Upstream:
         outcome = str(reply.status) if reply.came else "timeout" if reply.status == 504 else "unreachable"
         self.route.meter.upstream(self.route.pattern, outcome, time.perf_counter() - began)
 
-    async def open(self, endpoint: str, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """One request, its answer not read yet, and to be closed by the caller. Raises httpx.HTTPError."""
-        url = self.route.settings.base_url.rstrip("/") + endpoint.removeprefix("/v1")
-        request = self._http.build_request("POST", url, content=body, headers=dict(headers or {}))
-        return await self._http.send(request, stream=True)
+    async def open(self, endpoint: str, body: bytes, headers: Mapping[str, str] | None = None) -> Exchange:
+        """One request, its answer not read yet. Raises httpx.HTTPError."""
+        return await self._connections.post(endpoint.removeprefix("/v1"), body, dict(headers or {}))
 
-    async def read(self, response: httpx.Response) -> Reply:
+    async def read(self, exchange: Exchange) -> Reply:
         """The answer, as far as it is bounded; closes it. Raises httpx.HTTPError where it breaks off."""
+        response = exchange.response
         parts, size = [], 0
         try:
             async for part in response.aiter_bytes():
@@ -158,7 +151,7 @@ class Upstream:
                     return _refusal(501, "upstream_answer_too_large", message)
                 parts.append(part)
         finally:
-            await response.aclose()
+            await exchange.close()
         if size > _MUCH_BYTES:
             return await asyncio.to_thread(self._reply, response, b"".join(parts))
         return self._reply(response, b"".join(parts))
@@ -173,15 +166,19 @@ class Upstream:
 
     def _reply(self, response: httpx.Response, content: bytes) -> Reply:
         """A success must be a JSON object. An error is given the envelope where it has none."""
-        if self._key is not None and response.status_code != 200:
-            content = content.replace(self._key.get_secret_value().encode(), HIDDEN.encode())
+        if response.status_code != 200:
+            content = self._hidden(content)
         value = parsed(content)
         if value is None or (response.status_code >= 300 and not isinstance(value.get("error"), dict)):
             status = 502 if response.status_code < 400 else response.status_code
-            words = content[:_SHOWN_CHARS].decode(errors="replace")
+            words = self._hidden(content)[:_SHOWN_CHARS].decode(errors="replace")
             message = f"The server behind route '{self.route.pattern}' answered {response.status_code}: {words}"
             return _refusal(status, "upstream_error", message, response.headers)
         return Reply(response.status_code, value, content, response.headers)
+
+    def _hidden(self, content: bytes) -> bytes:
+        """Without the key, which some servers repeat."""
+        return content.replace(self._key.get_secret_value().encode(), HIDDEN.encode()) if self._key else content
 
 
 def parsed(content: bytes) -> dict[str, Any] | None:
