@@ -121,7 +121,7 @@ class Client:
             lines.append({"custom_id": ids[0]})
         data = jsonl(lines)
         file_id = self._in_parts(data) if self._chance.random() < 0.3 else self._upload(data)
-        window = "1m" if self._chance.random() < 0.1 else "24h"
+        window = "1m" if self._chance.random() < (0.8 if SLOW in data[:500].decode() else 0.1) else "24h"
         body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window, "metadata": {"name": name}}
         response = self.ask("POST", "/batches", json=body, headers={"Idempotency-Key": name})
         assert response.status_code == 200, response.text
@@ -136,7 +136,7 @@ class Client:
         chance = self._chance
         if self._shared.routed and chance.random() < 0.45:
             endpoint = chance.choice(list(_CHAT))
-            model, most = (SLOW, 2.3) if chance.random() < 0.15 else (MODEL, 3.2)
+            model, most = (SLOW, 1.8) if chance.random() < 0.15 else (MODEL, 3.2)
             ids = [f"{name}-r{n}" for n in range(int(10 ** chance.uniform(0, most)))]
             return ids, endpoint, [
                 {"custom_id": id_, "method": "POST", "url": endpoint, "body": {"model": model, **_CHAT[endpoint](f"say #{id_} ")}}

@@ -5,15 +5,18 @@ here, and at as many random calls of the code, several in a row.
 """
 
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from embedfill.engine.schema import STEPS
 from tests.crash_worker import Fault
 from tests.engine_crash_worker import CALL
 from tests.engine_crash_world import SCENES, World, points, world
+from tests.engine_fixtures import ENDED, jsonl, request_line
 
 SEEDS = int(os.environ.get("CRASH_SEEDS", "0"))
 POINTS = {
@@ -92,6 +95,28 @@ def test_killed_at_random_calls(tmp_path: Path, seed: int) -> None:
     chance = Random(seed)
     faults = [Fault(CALL, int(_CALLS ** chance.uniform(0.3, 1))) for _ in range(chance.randrange(1, 5))]
     play(tmp_path / "seed", chance.choice(SCENES), *faults)
+
+
+def test_killed_while_tables_of_an_older_engine_are_changed(tmp_path: Path) -> None:
+    """Its files and batches are there afterwards, and the batch that had not ended is run."""
+    faults = [Fault(f"{when} the tables are made") for when in ("before", "after", "before")]
+    with world(tmp_path, *faults) as made:
+        data = jsonl([request_line("a", "text")])
+        (made.data / "files").mkdir(parents=True)
+        (made.data / "files" / "file-old").write_bytes(data)
+        connection = sqlite3.connect(made.data / "engine.db")
+        connection.executescript(STEPS[0] + "PRAGMA user_version = 1;")
+        connection.execute("INSERT INTO files VALUES (1, 'file-old', ?, 1, 'a.jsonl', 'batch', NULL)", (len(data),))
+        connection.execute(
+            "INSERT INTO batches (id, endpoint, input_file_id, completion_window, status, created_at, expires_at, request)"
+            " VALUES ('batch_old', '/v1/embeddings', 'file-old', '24h', 'validating', 1, 9999999999, '{}')"
+        )
+        connection.commit()
+        connection.close()
+        batch = made.until("batch_old", lambda batch: batch["status"] in ENDED)
+        assert batch["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
+        made.finish()
+    assert made.kills >= 2  # nothing is left to be changed once it was
 
 
 @pytest.mark.skipif(not SEEDS, reason="minutes: CRASH_SEEDS=1000 runs it")
