@@ -18,7 +18,7 @@ from embedfill.errors import RefusedError
 _IN_FLIGHT = 4  # appends that may wait for the disk
 _DRAWN = 256  # pairs of ids
 _ID_DIGITS = 24 + 32
-_digits: list[str] = []
+_ready: list[tuple[str, str]] = []
 
 
 class Item(NamedTuple):
@@ -114,9 +114,8 @@ def fresh_ids() -> tuple[str, str]:
     are drawn for many at once: each time the system is asked costs as much as the rest of a short line."""
     while True:
         try:
-            digits = _digits.pop()  # by one thread, whoever else is here
+            return _ready.pop()  # by one thread, whoever else is here
         except IndexError:
-            block = os.urandom(_DRAWN * _ID_DIGITS // 2).hex()
-            _digits.extend(block[at : at + _ID_DIGITS] for at in range(0, len(block), _ID_DIGITS))
-        else:
-            return "batch_req_" + digits[:24], digits[24:]
+            digits = os.urandom(_DRAWN * _ID_DIGITS // 2).hex()
+            starts = range(0, len(digits), _ID_DIGITS)
+            _ready.extend(("batch_req_" + digits[at : at + 24], digits[at + 24 : at + _ID_DIGITS]) for at in starts)

@@ -126,8 +126,8 @@ class Runner:
     ) -> tuple[Sequence[str | Sequence[int]], list[int]]:
         """What the model is given, token ids where its tokenizer gives them, and the tokens of each input."""
         special = self.model.tokenizer.special_tokens
-        places = [place for place, item in enumerate(inputs) if type(item) is str and place not in known]
-        texts = [str(inputs[place]) for place in places]
+        found = [(place, item) for place, item in enumerate(inputs) if isinstance(item, str) and place not in known]
+        places, texts = [place for place, _text in found], [text for _place, text in found]
         given: list[str | Sequence[int]] = list(inputs)
         lengths = [len(item) + special for item in inputs]
         if self._ids is not None:
