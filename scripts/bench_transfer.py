@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""200 MB into the engine and 430 MB out of it: megabytes a second beside the bare framework, and the server's memory.
+"""200 MB into the engine and 430 MB out of it beside the bare framework: megabytes a second, core, and memory.
 
 The *peer* is Starlette on uvicorn with no engine: it reads an upload and throws it away, and answers a download out of
 memory. Both are processes on 127.0.0.1, asked in turn by the same client over a plain socket, so that the client costs
@@ -95,6 +95,12 @@ class Server:
     def growth_mb(self) -> float:
         return round(self._status_mb("VmHWM") - self.held_mb, 1)
 
+    @property
+    def core_s(self) -> float:
+        """What all of its threads have used."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
@@ -143,30 +149,44 @@ def _blocks(size: int) -> Iterator[bytes]:
 # What measures.
 
 
-def mb_per_s(size: int, act: Callable[[], object]) -> float:
-    began = time.perf_counter()
+def timed(server: Server, size: int, act: Callable[[], object]) -> tuple[float, float]:
+    """Megabytes a second, and seconds of the server's core."""
+    began, core = time.perf_counter(), server.core_s
     act()
-    return size / MB / (time.perf_counter() - began)
+    return size / MB / (time.perf_counter() - began), server.core_s - core
 
 
 def measure(engine: Server, peer: Server, upload: int, download: int, rounds: int) -> dict[str, Any]:
-    found: dict[str, dict[str, float]] = {"upload": {}, "download": {}}
-    rates: dict[tuple[str, str], list[float]] = {}
+    took: dict[tuple[str, str], list[tuple[float, float]]] = {}
     large = engine.upload(download, "user_data")
     sizes = set()
     for server in (engine, peer):
         server.settle()
     for _ in range(rounds):
         for name, server, file_id in (("engine", engine, large), ("peer", peer, str(download))):
-            rate = mb_per_s(upload, lambda: server.upload(upload, "batch"))  # noqa: B023 - called at once
-            rates.setdefault(("upload", name), []).append(rate)
-            rate = mb_per_s(download, lambda: sizes.add(server.download(file_id)))  # noqa: B023
-            rates.setdefault(("download", name), []).append(rate)
-    for (what, name), values in rates.items():
-        found[what][f"{name}_mb_per_s"] = round(max(values), 1)
-    for one in found.values():
-        one["times_slower"] = round(one["peer_mb_per_s"] / one["engine_mb_per_s"], 2)
+            one = timed(server, upload, lambda: server.upload(upload, "batch"))  # noqa: B023 - called at once
+            took.setdefault(("upload", name), []).append(one)
+            one = timed(server, download, lambda: sizes.add(server.download(file_id)))  # noqa: B023
+            took.setdefault(("download", name), []).append(one)
+    found = {what: compared(took[what, "engine"], took[what, "peer"]) for what in ("upload", "download")}
     return {**found, "whole": sizes == {download}, "growth_mb": engine.growth_mb, "peer_growth_mb": peer.growth_mb}
+
+
+def compared(engine: list[tuple[float, float]], peer: list[tuple[float, float]]) -> dict[str, float]:
+    """The best of each, and how many times more the engine takes."""
+    (engine_rate, engine_core), (peer_rate, peer_core) = _best(engine), _best(peer)
+    return {
+        "engine_mb_per_s": round(engine_rate, 1),
+        "peer_mb_per_s": round(peer_rate, 1),
+        "times_slower": round(peer_rate / engine_rate, 2),
+        "engine_core_s": round(engine_core, 3),
+        "peer_core_s": round(peer_core, 3),
+        "times_core": round(engine_core / peer_core, 2),
+    }
+
+
+def _best(took: list[tuple[float, float]]) -> tuple[float, float]:
+    return max(rate for rate, _core in took), min(core for _rate, core in took)
 
 
 def report(options: argparse.Namespace) -> None:
@@ -187,7 +207,8 @@ def report(options: argparse.Namespace) -> None:
         one = found[what]
         print(
             f"{what:8} engine {one['engine_mb_per_s']:7.1f} MB/s, framework alone {one['peer_mb_per_s']:7.1f} MB/s: "
-            f"{one['times_slower']} times slower"
+            f"{one['times_slower']} times slower; core {one['engine_core_s']:.3f} and {one['peer_core_s']:.3f} s: "
+            f"{one['times_core']} times more"
         )
     print(
         f"memory   {found['growth_mb']} MB more than before, of {LIMIT_MB} (framework alone {found['peer_growth_mb']})"
