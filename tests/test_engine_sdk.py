@@ -1,6 +1,10 @@
 """The official client drives the engine unchanged: every call of the Files, Batches, Embeddings and Models API."""
 
+import asyncio
+import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -92,6 +96,78 @@ def test_files_are_listed_page_by_page(own: openai.OpenAI) -> None:
     assert own.files.list(limit=4).has_more is False
     assert own.files.list(limit=3).has_more is True
     assert own.files.list(after="file-unknown").data == []
+
+
+def test_an_upload_in_parts(sdk: openai.OpenAI) -> None:
+    data = jsonl(request_line(f"r{n}", text) for n, text in enumerate(texts(200)))
+    asked: Any = {"bytes": len(data), "filename": "in.jsonl", "mime_type": "application/jsonl", "purpose": "batch"}
+    made = sdk.uploads.create(**asked, expires_after={"anchor": "created_at", "seconds": 3600})
+    _valid(made)
+    parts = [sdk.uploads.parts.create(made.id, data=piece) for piece in (data[5000:], data[:5000])]
+    for part in parts:
+        _valid(part)
+    done = sdk.uploads.complete(made.id, part_ids=[parts[1].id, parts[0].id], md5=hashlib.md5(data).hexdigest())
+    _valid(done)
+    assert (made.status, done.status, made.expires_at) == ("pending", "completed", made.created_at + 3600)
+    assert done.file is not None and done.file.expires_at == done.file.created_at + 3600
+    assert sdk.files.content(done.file.id).content == data
+    assert _ended(sdk, _create(sdk, done.file.id).id).status == "completed"
+    other = sdk.uploads.create(**asked)
+    assert sdk.uploads.cancel(other.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError):
+        sdk.uploads.parts.create(other.id, data=b"late")
+    options: Any = {"mime_type": "text/plain", "purpose": "user_data", "part_size": 5000}
+    chunked = sdk.uploads.upload_file_chunked(file=data, filename="in.txt", bytes=len(data), **options)
+    assert chunked.file is not None and chunked.file.bytes == len(data)
+
+
+def test_responses_as_they_came(sdk: openai.OpenAI, tmp_path: Path) -> None:
+    data = jsonl(request_line(f"r{n}", text) for n, text in enumerate(texts(300)))
+    raw = sdk.files.with_raw_response.create(file=("in.jsonl", data), purpose="batch")
+    file = raw.parse()
+    assert raw.status_code == 200 and raw.headers["content-type"] == "application/json" and raw.request_id
+    with sdk.files.with_streaming_response.content(file.id) as response:
+        assert response.headers["content-length"] == str(len(data))
+        response.stream_to_file(tmp_path / "whole")
+    assert (tmp_path / "whole").read_bytes() == data
+    part = sdk.files.with_raw_response.content(file.id, extra_headers={"Range": "bytes=-10"})
+    assert (part.status_code, part.content) == (206, data[-10:])
+    assert sdk.files.wait_for_processing(file.id).status == "processed"
+
+
+def test_the_asynchronous_client_does_all_of_it(engine: EngineProcess) -> None:
+    async def run() -> None:
+        async with openai.AsyncOpenAI(base_url=engine.url, api_key="any", max_retries=0) as client:
+            await asyncio.wait_for(_asynchronously(client), 60)
+
+    asyncio.run(run())
+
+
+async def _asynchronously(client: openai.AsyncOpenAI) -> None:
+    data = jsonl(request_line(f"r{n}", text) for n, text in enumerate(texts(20)))
+    upload = await client.uploads.create(bytes=len(data), filename="a.jsonl", mime_type="a/b", purpose="batch")
+    part = await client.uploads.parts.create(upload.id, data=data)
+    file = (await client.uploads.complete(upload.id, part_ids=[part.id])).file
+    assert file is not None
+    _valid(await client.files.retrieve(file.id))
+    options: Any = {"input_file_id": file.id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    made = [await client.batches.create(**options) for _ in range(3)]
+    found = [batch.id async for batch in client.batches.list(limit=2)]
+    assert found[:3] == [batch.id for batch in reversed(made)] and len(set(found)) == len(found)
+    assert file.id in [one.id async for one in client.files.list(limit=2, purpose="batch")]
+    for batch in made:
+        while (batch := await client.batches.retrieve(batch.id)).status != "completed":
+            await asyncio.sleep(0.01)
+        _valid(batch)
+    assert batch.output_file_id is not None
+    lines = (await client.files.content(batch.output_file_id)).content.splitlines()
+    assert len(lines) == 20
+    with pytest.raises(openai.ConflictError):
+        await client.batches.cancel(batch.id)
+    answers = await asyncio.gather(*(client.embeddings.create(model=STATIC, input=text) for text in texts(20)))
+    assert {len(answer.data[0].embedding) for answer in answers} == {256}
+    assert STATIC in [model.id async for model in client.models.list()]
+    assert (await client.files.delete(file.id)).deleted
 
 
 def test_cancel(sdk: openai.OpenAI) -> None:
