@@ -8,6 +8,7 @@ from embedfill.batchapi.models import EMBEDDINGS
 from embedfill.engine import jobs as jobs_module
 from embedfill.engine import rehearsal
 from embedfill.engine import worker as worker_module
+from embedfill.engine.job import never_run
 from embedfill.engine.served import Served
 from embedfill.errors import ModelError
 from embedfill.models.base import Model
@@ -76,25 +77,27 @@ def test_the_nearest_deadline_of_an_owner_goes_first(stage: Bench) -> None:
 
 def test_many_batches_of_one_owner_keep_out_nobody(stage: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """And those that were pushed out go on where they were."""
-    monkeypatch.setattr(jobs_module, "_OPEN_BATCHES", 2)
+    monkeypatch.setattr(jobs_module, "_OPEN_BATCHES", 3)
+    monkeypatch.setattr(worker_module, "_WINDOW_LINES", 100)
     many = [stage.batch(_data(600, start=n * 600), owner="many") for n in range(3)]
-    stage.step_until_moving(many[0])
-    for _ in range(2):
-        stage.worker.step()
-    others = [stage.batch(_data(100, start=4000 + n * 100), owner=f"other {n}") for n in range(2)]
     stage.worker.step()
-    assert all(_settled(stage, batch) or _settled(stage, many[0]) for batch in others)
+    _first, second, _third = stage.worker._jobs.running()
+    item = second.take()
+    assert item is not None
+    second.put([never_run(item, "x", "y")])
+    others = [stage.batch(_data(100, start=4000 + n * 100), owner=f"other {n}") for n in range(2)]
+    assert [job.batch.owner for job in stage.worker._jobs.running()] == ["many", "other 0", "other 1"]
+    assert set(stage.worker._jobs._open) == {job.batch.id for job in stage.worker._jobs.running()}
+    for batch in others:
+        stage.end(batch)
+    assert not stage.get(many[0]).ended
     for batch in (*others, *many):
         stage.end(batch)
         counts = stage.get(batch).request_counts
-        assert counts is not None and counts.completed == counts.total
-    assert runs(stage.root) == {1: 2000}
-    assert _lines_are_whole(stage, many)
-
-
-def _lines_are_whole(stage: Bench, batch_ids: list[str]) -> bool:
-    outputs = [stage.lines(stage.get(batch_id).output_file_id) for batch_id in batch_ids]
-    return all(sorted(line["custom_id"] for line in lines) == sorted(f"r{n}" for n in range(600)) for lines in outputs)
+        assert counts is not None and counts.completed + counts.failed == counts.total
+        lines = stage.lines(stage.get(batch).output_file_id) + stage.lines(stage.get(batch).error_file_id)
+        assert sorted(line["custom_id"] for line in lines) == sorted(f"r{n}" for n in range(counts.total))
+    assert runs(stage.root) == {1: 1999, 0: 1}
 
 
 def _refused(stage: Bench, batch_id: str) -> list[dict[str, Any]]:
