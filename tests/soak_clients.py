@@ -35,6 +35,7 @@ class Shared:
     ledger: Ledger
     tickets: list[float]
     routed: bool
+    most_lines: int = 10_000
     stop: threading.Event = field(default_factory=threading.Event)
     counts: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -142,7 +143,7 @@ class Client:
                 {"custom_id": id_, "method": "POST", "url": endpoint, "body": {"model": model, **_CHAT[endpoint](f"say #{id_} ")}}
                 for id_ in ids
             ]  # fmt: skip
-        ids = [f"{name}-r{n}" for n in range(int(10 ** chance.uniform(0, 4)))]
+        ids = [f"{name}-r{n}" for n in range(int(self._shared.most_lines ** chance.random()))]
         encoding = chance.choice(("float", "base64"))
         return ids, "/v1/embeddings", [request_line(id_, self._input(), encoding_format=encoding) for id_ in ids]
 
