@@ -36,8 +36,8 @@ class Connections:
         self._headers = headers
         self._timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s))
         self._proxies = proxies
-        secure = base_url.startswith("https:")
-        self._tls = httpx.create_ssl_context(trust_env=proxies) if secure else False  # takes long: made once
+        # Made once: certificates are read, which takes longer than a request.
+        self._tls = httpx.create_ssl_context(verify=base_url.startswith("https:"), trust_env=proxies)
         self._idle: list[httpx.AsyncClient] = []
 
     async def post(self, path: str, body: bytes, headers: dict[str, str]) -> Exchange:

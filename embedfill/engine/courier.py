@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from embedfill.engine.upstream import Reply, Route, Upstream
@@ -29,7 +30,8 @@ class Courier:
     def close(self) -> None:
         """Breaks off what is under way."""
         if self._thread.is_alive():
-            self._run(self._end()).result(_CLOSE_S)
+            with suppress(TimeoutError):  # the thread is a daemon, and what hangs in it nobody waits for
+                self._run(self._end()).result(_CLOSE_S)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_CLOSE_S)
         if not self._loop.is_running():
