@@ -11,16 +11,15 @@ from embedfill.engine.batches import Active
 from embedfill.engine.schedule import Schedule, Shares, Window, admitted
 
 _BUDGET, _LINE = 10_000, 1_500
-_MOST_S = 1.0
-_MODELS = ("m1", "m2")
+_COSTS = {"m1": 1e-4, "m2": 2e-6}  # seconds of a byte
+_MODELS = tuple(_COSTS)
+_MOST_S = (_BUDGET + 3 * _LINE) * max(_COSTS.values())  # of a window
 _OWNERS = ("a", "b", "c")
 
 wanting = st.dictionaries(
     st.sampled_from(_OWNERS), st.sets(st.sampled_from(_MODELS), min_size=1), min_size=1, max_size=3
 )
-steps = st.lists(
-    st.tuples(wanting, st.integers(1, 12), st.integers(1, _LINE), st.floats(0.05, _MOST_S)), min_size=1, max_size=12
-)
+steps = st.lists(st.tuples(wanting, st.integers(1, 12), st.integers(1, _LINE)), min_size=1, max_size=12)
 
 
 def _deal(window: Window, line: int) -> None:
@@ -30,14 +29,13 @@ def _deal(window: Window, line: int) -> None:
         window.took(owner, -(-size // line) * line, dry=False)
 
 
-def _run(schedule: Schedule, wants: dict[str, set[str]], line: int, seconds: float) -> tuple[str, dict[str, float]]:
-    """One window; its model, and the seconds that each owner got."""
+def _run(schedule: Schedule, wants: dict[str, set[str]], line: int, slow: float = 1.0) -> tuple[str, dict[str, int]]:
+    """One window; its model, and the bytes that each owner got. `slow`: how much longer than usual it takes."""
     model = schedule.model(wants)
-    window = schedule.window([owner for owner, models in wants.items() if model in models], _BUDGET, seconds)
+    window = schedule.window(model, [owner for owner, models in wants.items() if model in models], _BUDGET)
     _deal(window, line)
-    schedule.took(model, window, seconds)
-    total = sum(window.served.values())
-    return model, {owner: seconds * served / total for owner, served in window.served.items()}
+    schedule.took(model, window, slow * _COSTS[model] * sum(window.served.values()))
+    return model, window.served
 
 
 @given(steps)
@@ -45,52 +43,63 @@ def test_those_who_are_there_together_get_the_same(script: list[Any]) -> None:
     """Over any time in which two owners both want something, however the others come and go."""
     schedule = Schedule()
     together: dict[tuple[str, str], float] = defaultdict(float)
-    for wants, times, line, seconds in script:
+    for wants, times, line in script:
         for _ in range(times):
-            _model, got = _run(schedule, wants, line, seconds)
+            model, got = _run(schedule, wants, line)
             for one in _OWNERS:
                 for other in _OWNERS:
                     if one in wants and other in wants:
-                        together[one, other] += got.get(one, 0.0) - got.get(other, 0.0)
-                        assert abs(together[one, other]) <= 4 * _MOST_S
+                        together[one, other] += (got.get(one, 0) - got.get(other, 0)) * _COSTS[model]
+                        assert abs(together[one, other]) <= 3 * _MOST_S
                     else:
                         together[one, other] = 0.0
 
 
-@given(st.lists(st.floats(0.05, _MOST_S), min_size=40, max_size=60))
-def test_models_share_what_one_owner_gets(durations: list[float]) -> None:
+@given(st.lists(st.floats(0.05, 20.0), min_size=40, max_size=60), st.integers(1, 500))
+def test_owners_of_one_model_get_the_same_bytes_however_long_windows_take(slow: list[float], line: int) -> None:
+    schedule = Schedule()
+    got: dict[str, int] = defaultdict(int)
+    for factor in slow:
+        for owner, size in _run(schedule, {"a": {"m1"}, "b": {"m1"}}, line, factor)[1].items():
+            got[owner] += size
+        assert abs(got["a"] - got["b"]) <= 2 * _BUDGET
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=40, max_size=60))
+def test_models_share_what_one_owner_gets(slow: list[float]) -> None:
     schedule = Schedule()
     spent = dict.fromkeys(_MODELS, 0.0)
-    for seconds in durations:
-        model, _got = _run(schedule, {"a": set(_MODELS)}, 100, seconds)
-        spent[model] += seconds
-        assert abs(spent["m1"] - spent["m2"]) <= _MOST_S
+    for factor in slow:
+        model, got = _run(schedule, {"a": set(_MODELS)}, 100, factor)
+        spent[model] += factor * sum(got.values()) * _COSTS[model]
+        assert abs(spent["m1"] - spent["m2"]) <= 2 * _MOST_S
 
 
 def test_an_owner_of_many_models_gets_no_more() -> None:
     schedule = Schedule()
     spent: dict[str, float] = defaultdict(float)
     for _ in range(40):
-        for owner, seconds in _run(schedule, {"a": {"m1", "m2"}, "b": {"m1"}}, 100, 0.5)[1].items():
-            spent[owner] += seconds
-    assert spent["a"] == pytest.approx(spent["b"], abs=0.5)
+        model, got = _run(schedule, {"a": {"m1", "m2"}, "b": {"m1"}}, 100)
+        for owner, size in got.items():
+            spent[owner] += size * _COSTS[model]
+    assert spent["a"] == pytest.approx(spent["b"], abs=_MOST_S)
 
 
 def test_two_owners_share_one_window() -> None:
-    window = Window({"a": 0.0, "b": 0.0}, _BUDGET, 0.5)
+    window = Window({"a": 0.0, "b": 0.0}, _BUDGET, 1e-6)
     _deal(window, 100)
     assert window.served["a"] == pytest.approx(window.served["b"], abs=_BUDGET / 8 + 100)
 
 
 def test_what_one_leaves_the_others_get() -> None:
-    window = Window({"a": 0.0, "b": 0.0}, _BUDGET, 0.5)
+    window = Window({"a": 0.0, "b": 0.0}, _BUDGET, 1e-6)
     window.took("a", 300, dry=True)
     _deal(window, 100)
     assert window.served == {"a": 300, "b": pytest.approx(_BUDGET - 300, abs=100)}
 
 
 def test_one_owner_gets_the_whole_window_at_once() -> None:
-    assert Window({"a": 7.0}, _BUDGET, 0.5).next() == ("a", _BUDGET)
+    assert Window({"a": 7.0}, _BUDGET, 1e-6).next() == ("a", _BUDGET)
 
 
 def test_nobody_saves_up_and_nobody_pays_for_time_alone() -> None:

@@ -50,7 +50,7 @@ def test_an_owner_who_comes_late_does_not_wait_for_the_others(stage: Bench, monk
     while not stage.get(late).ended:
         stage.worker.step()
     meanwhile = sum(_settled(stage, batch) for batch in early) - before
-    assert 100 <= meanwhile <= 300  # its share, and one window more or less
+    assert 50 <= meanwhile <= 400  # its share, and a window or two more or less
     for batch in early:
         stage.end(batch)
     assert runs(stage.root) == {1: 3 * LINES + 200}

@@ -6,6 +6,7 @@ is given, the one that is furthest behind goes next, and whoever comes, or comes
 are there. So nobody starves, and nobody saves up.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
@@ -13,6 +14,8 @@ from embedfill.engine.batches import Active
 
 Key = TypeVar("Key", bound=Hashable)
 _TURNS = 4  # of each owner in one window, about
+_FIRST_PER_BYTE = 1e-6  # until there was a window
+_MEMORY = 0.9  # of what was before, after one window more
 
 
 class Shares(Generic[Key]):
@@ -49,12 +52,29 @@ class Shares(Generic[Key]):
         self.clocks[key] += amount
 
 
+class Rate:
+    """Seconds that a byte took of late. One window that took long, on a busy machine, does not say much."""
+
+    def __init__(self) -> None:
+        self._seconds = self._bytes = 0.0
+
+    @property
+    def per_byte(self) -> float:
+        return self._seconds / self._bytes if self._bytes else _FIRST_PER_BYTE
+
+    def took(self, size: int, seconds: float) -> None:
+        self._seconds = _MEMORY * self._seconds + seconds
+        self._bytes = _MEMORY * self._bytes + size
+
+
 class Schedule:
-    """Seconds of one worker, shared by owners; those of an owner by its models."""
+    """Seconds of one worker, shared by owners; those of an owner by its models. What an owner is charged with is what
+    its bytes usually take, so that the owners of one model get the same number of bytes."""
 
     def __init__(self) -> None:
         self._owners: Shares[str] = Shares()
         self._models: Shares[str] = Shares()
+        self._rates: defaultdict[str, Rate] = defaultdict(Rate)
 
     def model(self, wants: Mapping[str, Collection[str]]) -> str:
         """What to run next. `wants` has the models of each owner that wants something, and is not empty."""
@@ -62,26 +82,27 @@ class Schedule:
         self._models.present(dict.fromkeys(model for models in wants.values() for model in models))
         return self._models.first(wants[self._owners.first(wants)])
 
-    def window(self, owners: Iterable[str], budget: int, seconds: float) -> "Window":
-        """The next window's share of each of these owners; `budget` bytes are thought to take `seconds`."""
-        return Window({owner: self._owners.clocks[owner] for owner in owners}, budget, seconds)
+    def window(self, model: str, owners: Iterable[str], budget: int) -> "Window":
+        """The shares that these owners have in the model's next window, of `budget` bytes."""
+        return Window({owner: self._owners.clocks[owner] for owner in owners}, budget, self._rates[model].per_byte)
 
     def took(self, model: str, window: "Window", seconds: float) -> None:
         """The window is through."""
+        rate = self._rates[model]
+        rate.took(sum(window.served.values()), seconds)
         self._models.charge(model, seconds)
-        total = max(sum(window.served.values()), 1)  # 0 where all were through already
         for owner, served in window.served.items():
-            self._owners.charge(owner, seconds * served / total)
+            self._owners.charge(owner, served * rate.per_byte)
 
 
 class Window:
     """Bytes of one window, dealt out in turns, so that the clocks of the owners come together."""
 
-    def __init__(self, clocks: dict[str, float], budget: int, seconds: float) -> None:
+    def __init__(self, clocks: dict[str, float], budget: int, per_byte: float) -> None:
         self.left = budget
         self.served: dict[str, int] = {}
         self._clocks = clocks
-        self._per_byte = seconds / budget
+        self._per_byte = per_byte
         self._turn = max(budget // (_TURNS * len(clocks)), 1) if len(clocks) > 1 else budget
 
     def next(self) -> tuple[str, int] | None:

@@ -55,7 +55,7 @@ class Worker:
 
     def _run(self, model: str, jobs: list[Job]) -> None:
         pace = self._paces[model]
-        window = self._schedule.window([job.batch.owner for job in jobs], pace.budget, _WINDOW_S)
+        window = self._schedule.window(model, [job.batch.owner for job in jobs], pace.budget)
         began = time.perf_counter()
         runner = self._runner(model)
         asked, results = _gather(jobs, window, runner)
