@@ -1,6 +1,7 @@
 """Batches on an upstream that fails in every way: what is tried again, what counts as failed, how they end."""
 
 import logging
+import random
 import threading
 import time
 from collections import Counter
@@ -421,6 +422,39 @@ def test_trouble_is_logged_without_the_key(
     (record,) = [record for record in caplog.records if record.message == "upstream_trouble"]
     fields = vars(record)["fields"]
     assert fields["status"] == 401 and fields["route"] == "gpt*" and KEY not in str(fields) + caplog.text
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_whatever_an_upstream_does_every_request_has_one_line(
+    tmp_path: Path, upstream: FakeUpstream, seed: int
+) -> None:
+    chance = random.Random(seed)
+    whims: list[Callable[[], Response | None]] = [
+        *[lambda: None] * 4,
+        lambda: failure(500),
+        lambda: failure(429, retry_after_ms="5"),
+        lambda: failure(400),
+        lambda: failure(429, "insufficient_quota"),
+        lambda: Response(b"<html>", 502),
+        lambda: Response(b"{"),
+        lambda: Hang(0.05),
+        Cut,
+    ]
+    upstream.act = lambda _asked: chance.choice(whims)()
+    settings = RouteSettings(base_url=upstream.url, concurrency=8, timeout_s=5.0)
+    with closing(Routed(tmp_path, gpt=settings)) as before:
+        made = [before.submit(says(40, f"batch {number}"), owner=f"owner {number % 2}") for number in range(4)]
+        before.moving(lambda: before.completed(made[0]) > 3)
+        before.batches.cancel(made[3], "owner 1")
+    with closing(Routed(tmp_path, gpt=settings)) as after:
+        batches = [after.ended(batch_id) for batch_id in made]
+        for batch in batches:
+            status, total, completed, failed = counts(batch)
+            assert status == ("cancelled" if batch.id == made[3] else "completed")
+            assert total == completed + failed == len(after.results(batch)) == 40
+            assert completed == len(after.lines(batch.output_file_id))
+        assert after.routes["gpt*"].limiter.under_way == 0
+    assert set(runs(tmp_path)) <= {0, 1} and sum(runs(tmp_path).values()) == 160
 
 
 def test_a_process_that_is_killed_goes_on_and_asks_no_finished_line_again(

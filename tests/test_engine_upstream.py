@@ -15,12 +15,14 @@ from starlette.responses import Response
 
 from embedfill.engine import answers
 from embedfill.engine.job import Item
+from embedfill.engine.limiter import Ticket
 from embedfill.engine.settings import RouteSettings
 from embedfill.engine.upstream import Reply, Route
 from embedfill.errors import ConfigError
 from tests.upstream_fixtures import KEY, KEY_ENV, Cut, FakeUpstream, Hang, body_for, failure
 
 CHAT = "/v1/chat/completions"
+DOWN = "http://127.0.0.1:9/v1"
 
 
 def ask(
@@ -194,6 +196,15 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     assert ask(upstream).status == 200
+
+
+def test_the_limits_of_a_route_are_its_settings() -> None:
+    route = Route("m", RouteSettings(base_url=DOWN, concurrency=2, requests_per_minute=1))
+    assert isinstance(route.limiter.enter(1), Ticket)
+    wait = route.limiter.enter(1)
+    assert isinstance(wait, float) and 59 < wait <= 60
+    tokens = Route("m", RouteSettings(base_url=DOWN, tokens_per_minute=60_000)).limiter
+    assert isinstance(tokens.enter(3_000), Ticket) and isinstance(tokens.enter(3_000), float)
 
 
 CHAT_USAGE = {
