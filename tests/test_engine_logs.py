@@ -56,7 +56,7 @@ def test_json(written: Callable[..., io.StringIO]) -> None:
 def test_a_line_stays_a_line(written: Callable[..., io.StringIO], form: Literal["text", "json"]) -> None:
     stream = written(form)
     logs.info("event", value=NASTY, long="x" * 10_000)
-    logging.getLogger("uvicorn.error").error("Exception %s\n", NASTY)
+    logging.getLogger("a.library").error("Exception %s\n", NASTY)
     logs.error("crash", ValueError(NASTY))
     text = stream.getvalue()
     assert text.isascii() or form == "text"

@@ -199,7 +199,9 @@ class serving:  # noqa: N801 - used as a function
 
     def __init__(self, fake: FakeUpstream) -> None:
         app = Starlette(routes=[Route(path, fake.handle, methods=["POST"]) for path in ENDPOINTS])
-        config = uvicorn.Config(app, port=0, lifespan="off", log_level="critical", timeout_graceful_shutdown=0)
+        config = uvicorn.Config(
+            app, port=0, ws="none", lifespan="off", log_level="critical", timeout_graceful_shutdown=0
+        )
         self._fake = fake
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
