@@ -9,6 +9,7 @@ import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import cache
 from typing import IO, Any, Literal
 
 from embedfill.masks import HIDDEN, masked, public
@@ -18,7 +19,8 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of the req
 _MOST_CHARS = 500
 _PLAIN = re.compile(r"[\w./:@{}*?+,\[\]-]+", re.ASCII)
 _CREDENTIALS = re.compile(r"\b(Bearer|Basic)\s+[^\s'\"]+", re.IGNORECASE)
-_KEY = re.compile(r"\b(sk|rk|pk)-[\w-]{8,}")
+_KEY = re.compile(r"\b((sk|pk|pa|rk)-[\w-]{8,}|(hf|ghp|gho|github_pat)_\w{8,}|eyJ[\w.-]{8,}|AKIA\w{8,})")
+_SUSPECT = re.compile(r"://|bearer|basic|(sk|pk|pa|rk)-|(hf|ghp|gho|github_pat)_|eyJ|AKIA", re.IGNORECASE)
 
 
 def configure(form: Literal["text", "json"], level: str, stream: IO[str] | None = None) -> None:
@@ -90,13 +92,20 @@ def _safe(name: str, value: object) -> object:
     """A value that JSON can hold, and anybody may see."""
     if isinstance(value, bool | int | float):
         return value
-    return str(masked(name, _scrubbed(str(value))))
+    return HIDDEN if _is_secret(name) else _scrubbed(str(value))
+
+
+@cache
+def _is_secret(name: str) -> bool:
+    return masked(name, "value") == HIDDEN
 
 
 def _scrubbed(text: str) -> str:
     """Without keys, and without the user info and queries of URLs; UTF-8 in any case. Cut first: the patterns take the
     square of what they look through."""
     text = text[:_MOST_CHARS].encode("utf-8", "backslashreplace").decode()
+    if not _SUSPECT.search(text):
+        return text
     return _KEY.sub(HIDDEN, _CREDENTIALS.sub(rf"\1 {HIDDEN}", public(text)))
 
 
