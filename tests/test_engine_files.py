@@ -273,9 +273,9 @@ def files(tmp_path: Path) -> Iterator[Files]:
 
 def test_the_size_limit_holds_while_bytes_arrive(files: Files) -> None:
     form = Form("multipart/form-data; boundary=b", "file", files.new_part(), lambda fields: 1000)
-    form.feed([b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n', b"x" * 1000])
+    form.feed(b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' + b"x" * 1000)
     with pytest.raises(RefusedError, match="too large") as refused:
-        form.feed([b"x" * 10 + b"\r\n"])
+        form.feed(b"x" * 10 + b"\r\n")
     form.close()
     assert refused.value.status == 400
     assert list((files.new_part().parent).iterdir()) == []

@@ -21,6 +21,7 @@ from embedfill.errors import RefusedError
 T = TypeVar("T")
 
 _BUFFER_BYTES = 1 << 20
+_PIECE_BYTES = 4_096  # that writing even one byte is worth
 _START_BYTES = 8 << 20
 _FIELD_BYTES = 65_536
 _FIELDS = 32
@@ -32,28 +33,24 @@ async def receive(request: Request, form: "Form", finish: Callable[[], T]) -> T:
     """What `finish` makes of the complete form. Raises RefusedError, or ClientDisconnect; neither leaves anything.
 
     One block is written while the next one comes; there are never more than two."""
-    held: list[bytes] = []
-    size = 0
     writing: asyncio.Future[None] | None = None
 
-    def end(data: list[bytes]) -> T:
-        form.feed(data)
+    def end(payload: list[bytes]) -> T:
+        form.write(payload)
         form.complete()
         return finish()
 
     try:
         form.expect(request.headers.get("content-length", ""))
         async for chunk in request.stream():
-            held.append(chunk)
-            size += len(chunk)
-            if size >= _BUFFER_BYTES:
+            form.feed(chunk)
+            if form.held >= _BUFFER_BYTES:
                 if writing is not None:
                     await writing
-                writing = asyncio.ensure_future(run_in_threadpool(form.feed, held))
-                held, size = [], 0
+                writing = asyncio.ensure_future(run_in_threadpool(form.write, form.take()))
         if writing is not None:
             await writing
-        return await run_in_threadpool(end, held)
+        return await run_in_threadpool(end, form.take())
     finally:
         if writing is not None:
             writing.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it any more
@@ -62,8 +59,8 @@ async def receive(request: Request, form: "Form", finish: Callable[[], T]) -> T:
 
 class Form:
     """`name` is that of the field with the file; `most` gives the bytes that it may have by the fields seen so far.
-    `feed` and `complete` block on the disk: call them off the event loop, one call after the other. `close` waits for
-    the call in hand."""
+    `feed` takes what comes, `take` gives what of it is to be written next. `write` and `complete` block on the disk: call
+    them off the event loop, one call after the other. `close` waits for the call in hand."""
 
     def __init__(self, content_type: str, name: str, part: Path, most: Callable[[Mapping[str, str]], int]) -> None:
         kind, options = parse_options_header(content_type)
@@ -77,6 +74,9 @@ class Form:
         self._name = name
         self._most = most
         self._read = 0
+        self.held = 0  # about as many bytes of memory as what nobody has taken yet
+        self._held: list[bytes] = []
+        self._written = 0
         self._started = 0  # of the file, on its way to the disk
         self._lock = threading.Lock()
         self._fields: dict[str, bytearray] = {}
@@ -92,18 +92,14 @@ class Form:
         if content_length.isascii() and content_length.isdigit():
             self._check(int(content_length[:20]) - _AROUND_BYTES)
 
-    def feed(self, blocks: Iterable[bytes]) -> None:
+    def feed(self, block: bytes) -> None:
         """Raises RefusedError (400) for a malformed body and for one that is too large."""
-        with self._lock:
-            for block in blocks:
-                if block and not self._file.closed:
-                    self._parse(block)
-
-    def _parse(self, block: bytes) -> None:
+        if not block:
+            return
         self._read += len(block)
         try:
             for event in self._parser.parse(block):
-                if isinstance(event, bytes | bytearray):
+                if isinstance(event, bytes):
                     self._payload(event)
                 elif event is not None:
                     self._segment(event)
@@ -111,6 +107,21 @@ class Form:
             raise _malformed(error) from None
         if self._read > self.bytes + _AROUND_BYTES + _FIELDS * _FIELD_BYTES:
             raise refused("The multipart body is much longer than its file.", None, "invalid_multipart")
+
+    def take(self) -> list[bytes]:
+        payload, self._held, self.held = self._held, [], 0
+        return payload
+
+    def write(self, payload: Iterable[bytes]) -> None:
+        with self._lock:
+            if self._file.closed:
+                return
+            for data in payload:
+                write_all(self._file.fileno(), data)
+                self._written += len(data)
+            if self._written - self._started >= _START_BYTES:
+                _start_writing(self._file.fileno(), self._started, self._written)
+                self._started = self._written
 
     def complete(self) -> None:
         """The body has ended, and the file is on disk. Raises RefusedError (400) where either is not so."""
@@ -137,14 +148,12 @@ class Form:
         else:
             self._field = self._fields[segment.name] = bytearray()
 
-    def _payload(self, data: bytes | bytearray) -> None:
+    def _payload(self, data: bytes) -> None:
         if self._field is None:
             self.bytes += len(data)
             self._check(self.bytes)
-            write_all(self._file.fileno(), data)
-            if self.bytes - self._started >= _START_BYTES:
-                _start_writing(self._file.fileno(), self._started, self.bytes)
-                self._started = self.bytes
+            self.held += max(len(data), _PIECE_BYTES)
+            self._held.append(data)
         else:
             self._field += data
             if len(self._field) > _FIELD_BYTES:
@@ -156,7 +165,7 @@ class Form:
             raise refused(f"File is too large. The limit is {most} bytes.", self._name, "file_too_large")
 
 
-def write_all(descriptor: int, data: bytes | bytearray) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
     """Blocks until the system has all of it."""
     view = memoryview(data)
     while view:
