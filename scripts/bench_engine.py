@@ -82,7 +82,7 @@ def engine(folder: Path, model: str, source: Path) -> dict[str, Any]:
         batch = running.batches.create(NewBatch("/v1/embeddings", file.id, "24h", None, None, None, "{}"))
         running.wake()
         while not (batch := running.batches.get(batch.id, "")).ended:
-            time.sleep(0.01)
+            time.sleep(0.05)  # looking often would be measured, too
         assert batch.request_counts is not None and batch.output_file_id is not None
         assert (batch.status, batch.request_counts.failed) == ("completed", 0)
         return batch.output_file_id
