@@ -5,6 +5,7 @@ with 16 of them that took more time than all the rest, and with a thousand nothi
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
@@ -43,13 +44,11 @@ class Connections:
     async def post(self, path: str, body: bytes, headers: dict[str, str]) -> Exchange:
         """Raises httpx.HTTPError."""
         client = self._idle.pop() if self._idle else self._client()
-        try:
+        with ExitStack() as failing:
+            failing.callback(self._idle.append, client)  # it drops a broken connection itself
             request = client.build_request("POST", self._base_url + path, content=body, headers=headers)
             response = await client.send(request, stream=True)
-        except BaseException:
-            self._idle.append(client)  # it has dropped the connection itself
-            raise
-        return Exchange(response, lambda: self._idle.append(client))
+            return Exchange(response, failing.pop_all().close)
 
     async def close(self) -> None:
         """Once no exchange is open."""

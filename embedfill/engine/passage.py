@@ -122,15 +122,16 @@ class Passage:
             response = refuse(error)
             response.headers["retry-after"] = f"{math.ceil(error.retry_after_s or 1)}"
             return response
-        try:
+        with contextlib.ExitStack() as leaving:
+            leaving.callback(turn.end)
             if values.get("stream") is True:
-                return await self._stream(client, sent, turn)
+                response = await self._stream(client, sent, turn)
+                if isinstance(response, Relay):
+                    leaving.pop_all()  # it ends the turn when it is through
+                return response
             reply = await client.ask(self._endpoint, sent, self._headers)
             turn.end(reply)
-            return await self._answer(reply)
-        except BaseException:
-            turn.end()
-            raise
+        return await self._answer(reply)
 
     async def _stream(self, client: Upstream, body: bytes, turn: Turn) -> Response:
         """The upstream's stream as it comes; its refusal as a whole."""
