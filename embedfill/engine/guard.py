@@ -17,6 +17,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from embedfill.engine import logs
 from embedfill.engine.refusal import envelope
 from embedfill.engine.wire import refuse
 from embedfill.errors import RefusedError
@@ -238,10 +239,11 @@ async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _response(refusal: RefusedError) -> bytes:
-    body = orjson.dumps(envelope(refusal))
+    body, request_id = orjson.dumps(envelope(refusal)), logs.new_request_id()
+    logs.info("connection refused", status=refusal.status, code=refusal.code, request_id=request_id)
     head = (
         f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\nx-request-id: {request_id}\r\n\r\n"
     )
     return head.encode() + body
 

@@ -6,6 +6,7 @@ Whatever a field holds, a line stays one line: control characters are escaped, a
 import json
 import logging
 import re
+import secrets
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -31,6 +32,10 @@ def configure(form: Literal["text", "json"], level: str, stream: IO[str] | None 
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     LOG.setLevel(level.upper())
+
+
+def new_request_id() -> str:
+    return "req_" + secrets.token_hex(16)
 
 
 def debug(event: str, **fields: object) -> None:

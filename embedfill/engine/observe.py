@@ -1,7 +1,6 @@
 """Gives every request an id, and tells of its answer: one line of the log, one number of the metrics. Changes no answer
 but for the header `x-request-id`; knows no route."""
 
-import secrets
 import time
 from collections.abc import Iterable
 
@@ -29,7 +28,7 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = "req_" + secrets.token_hex(16)
+        request_id = logs.new_request_id()
         answer = _Answer(send, request_id)
         logs.REQUEST_ID.set(request_id)
         began = time.perf_counter()
