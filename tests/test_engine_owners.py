@@ -157,7 +157,7 @@ def test_lists_hold_what_is_ones_own(search: Owner, reports: Owner) -> None:
         assert reports("GET", path, params={"after": cursor}).json()["data"] == []
     assert reports("GET", "/files", params={"after": own_file, "order": "desc"}).is_success
     assert search("GET", "/batches", params={"after": own_batch}).json()["data"] == []
-    only = reports("GET", "/files", params={"limit": 1}).json()
+    only = reports("GET", "/files", params={"limit": 1, "purpose": "batch"}).json()
     assert only["data"][0]["id"] == own_file
 
 
