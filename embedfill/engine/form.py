@@ -7,7 +7,7 @@ Fields may come before or after the file. The part file is the caller's once the
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,13 +112,15 @@ class Form:
         payload, self._held, self.held = self._held, [], 0
         return payload
 
-    def write(self, payload: Iterable[bytes]) -> None:
+    def write(self, payload: Sequence[bytes]) -> None:
         with self._lock:
             if self._file.closed:
                 return
-            for data in payload:
-                write_all(self._file.fileno(), data)
-                self._written += len(data)
+            size = sum(map(len, payload))
+            written = os.writev(self._file.fileno(), payload) if payload else 0
+            if written < size:
+                write_all(self._file.fileno(), b"".join(payload)[written:])
+            self._written += size
             if self._written - self._started >= _START_BYTES:
                 _start_writing(self._file.fileno(), self._started, self._written)
                 self._started = self._written
