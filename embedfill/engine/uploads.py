@@ -109,8 +109,10 @@ class Uploads:
             try:
                 self._make(row, owner, part_ids, md5)
             except RefusedError:
-                if self._get(upload_id, owner)["completed_with"] != listed:
-                    raise  # else another has just done the same
+                # Another may just have done the same; a write sees it also where it is not committed yet.
+                seen = self._database.write(lambda connection: _row(connection, upload_id, owner)).result()
+                if seen["completed_with"] != listed:
+                    raise
             row = self._get(upload_id, owner)
         return self._shown(row, owner)
 
