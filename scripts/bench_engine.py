@@ -64,10 +64,10 @@ class Null:
 
 def engine(folder: Path, model: str, source: Path) -> dict[str, Any]:
     """From the batch's creation to its end."""
-    from embedfill.engine.batches import NewBatch
-    from embedfill.engine.files import new_file
     from embedfill.engine.service import Engine
     from embedfill.engine.settings import EngineSettings
+    from embedfill.engine.state.batches import NewBatch
+    from embedfill.engine.state.files import new_file
 
     running = Engine(EngineSettings(data=folder, rehearse=[_NULL]))
     running.pool.add(_NULL, Null)

@@ -10,16 +10,16 @@ import orjson
 import pytest
 
 from embedfill.batchapi.models import Batch
-from embedfill.engine.allowance import UNLIMITED, Allowance
-from embedfill.engine.batches import Batches, NewBatch
-from embedfill.engine.database import Database
-from embedfill.engine.files import Files, new_file
-from embedfill.engine.jobs import Jobs
-from embedfill.engine.pool import Pool
-from embedfill.engine.served import Served
-from embedfill.engine.spool import Spools
-from embedfill.engine.validator import Validator
-from embedfill.engine.worker import Worker
+from embedfill.engine.state.allowance import UNLIMITED, Allowance
+from embedfill.engine.state.batches import Batches, NewBatch
+from embedfill.engine.state.database import Database
+from embedfill.engine.state.files import Files, new_file
+from embedfill.engine.state.spool import Spools
+from embedfill.engine.work.jobs import Jobs
+from embedfill.engine.work.pool import Pool
+from embedfill.engine.work.served import Served
+from embedfill.engine.work.validator import Validator
+from embedfill.engine.work.worker import Worker
 
 
 class Bench:

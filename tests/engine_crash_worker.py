@@ -36,7 +36,7 @@ FREEING = {"unlink", "rmdir", "ftruncate"}  # works on a full disk, too
 CALL = "call"
 SWEEP_S = 0.1  # instead of a minute
 _ENGINE = f"{os.sep}embedfill{os.sep}engine{os.sep}"
-_DATABASE = f"{_ENGINE}database.py"
+_DATABASE = f"{_ENGINE}state{os.sep}database.py"
 
 
 @dataclass(frozen=True)

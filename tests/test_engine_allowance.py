@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from embedfill.batchapi.limits import LOCAL, OPENAI
-from embedfill.engine.allowance import UNLIMITED, Allowance, allowance_of
-from embedfill.engine.batches import Batches
 from embedfill.engine.settings import LimitSettings
-from embedfill.engine.validate import Verdict, validate
+from embedfill.engine.state.allowance import UNLIMITED, Allowance, allowance_of
+from embedfill.engine.state.batches import Batches
+from embedfill.engine.work.validate import Verdict, validate
 from embedfill.errors import ConfigError, RefusedError
 from tests.bench_fixtures import Bench, execute
 from tests.chain_fixtures import Chain, documents

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from embedfill.batchapi.models import BatchError
-from embedfill.engine.pool import Runner
+from embedfill.engine.work.pool import Runner
 from embedfill.errors import RefusedError
 from embedfill.models.base import Vectors
 from embedfill.models.load import load

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from embedfill.engine.schema import STEPS
+from embedfill.engine.state.schema import STEPS
 from tests.crash_worker import Fault
 from tests.engine_crash_worker import CALL
 from tests.engine_crash_world import SCENES, World, points, world

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from embedfill.engine.database import Database
-from embedfill.engine.spool import Result, Spool
+from embedfill.engine.state.database import Database
+from embedfill.engine.state.spool import Result, Spool
 from embedfill.errors import WorldError
 from tests.crash_worker import Fault
 from tests.engine_crash_world import SCENES, World, points, world

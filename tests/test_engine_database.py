@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfill.engine.database import Database
+from embedfill.engine.state.database import Database
 from embedfill.errors import RefusedError, WorldError
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from embedfill.batchapi.limits import BODY_BYTES
-from embedfill.engine.embeddings import Embedded, EmbeddingRequest
-from embedfill.engine.pool import Gate, Pace, Pool, Runner
+from embedfill.engine.work.embeddings import Embedded, EmbeddingRequest
+from embedfill.engine.work.pool import Gate, Pace, Pool, Runner
 from embedfill.errors import RefusedError
 from embedfill.models.base import Vectors
 from embedfill.models.load import load

@@ -14,11 +14,11 @@ import pytest
 from starlette.responses import Response
 
 from embedfill.batchapi.models import ENDPOINTS
-from embedfill.engine import passage
-from embedfill.engine.limiter import Limiter, Ticket
-from embedfill.engine.passage import Turnstile
+from embedfill.engine.http import passage
+from embedfill.engine.http.passage import Turnstile
+from embedfill.engine.relay.limiter import Limiter, Ticket
+from embedfill.engine.relay.upstream import Route
 from embedfill.engine.settings import RouteSettings
-from embedfill.engine.upstream import Route
 from embedfill.errors import RefusedError
 from tests.engine_fixtures import STATIC, EngineProcess, jsonl, until
 from tests.upstream_fixtures import (

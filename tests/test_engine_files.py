@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from embedfill.engine.database import Database
-from embedfill.engine.files import Files, new_file
-from embedfill.engine.form import Form
-from embedfill.engine.upload import expiry
+from embedfill.engine.http.form import Form
+from embedfill.engine.state.database import Database
+from embedfill.engine.state.files import Files, new_file
+from embedfill.engine.state.purposes import expiry
 from embedfill.errors import RefusedError
 from tests.engine_fixtures import EngineProcess, jsonl, request_line, until
 

@@ -14,16 +14,16 @@ import pytest
 from starlette.responses import Response
 
 from embedfill.batchapi.models import ENDPOINTS, Batch
-from embedfill.engine import forward, lane, limiter
-from embedfill.engine.allowance import UNLIMITED
-from embedfill.engine.batches import NewBatch
-from embedfill.engine.forward import Forwarder
-from embedfill.engine.jobs import Jobs
 from embedfill.engine.loop import Loop
-from embedfill.engine.served import Served
+from embedfill.engine.relay import forward, lane, limiter
+from embedfill.engine.relay.forward import Forwarder
+from embedfill.engine.relay.upstream import Route
 from embedfill.engine.settings import RouteSettings
-from embedfill.engine.upstream import Route
-from embedfill.engine.validator import Validator
+from embedfill.engine.state.allowance import UNLIMITED
+from embedfill.engine.state.batches import NewBatch
+from embedfill.engine.work.jobs import Jobs
+from embedfill.engine.work.served import Served
+from embedfill.engine.work.validator import Validator
 from tests.bench_fixtures import Bench, execute, runs
 from tests.engine_fixtures import EngineProcess, jsonl, until
 from tests.upstream_fixtures import (

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from embedfill.engine.guard import GuardedProtocol, Patience
+from embedfill.engine.http.guard import GuardedProtocol, Patience
 from tests.engine_fixtures import EngineProcess, until
 
 HASTE = Patience(head_s=0.2, body_s=0.2, body_bytes=100, answer_s=0.4, rest_s=0.3, look_s=0.05)

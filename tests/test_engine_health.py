@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from embedfill.engine import health
-from embedfill.engine.database import Database
 from embedfill.engine.health import Health
 from embedfill.engine.loop import Loop
+from embedfill.engine.state.database import Database
 from tests.engine_fixtures import EngineProcess
 
 STOPPING = "the engine is stopping"

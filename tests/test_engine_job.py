@@ -5,7 +5,7 @@ import threading
 
 import orjson
 
-from embedfill.engine.job import Item, failed, fresh_ids, never_run
+from embedfill.engine.work.job import Item, failed, fresh_ids, never_run
 from embedfill.errors import RefusedError
 from tests.bench_fixtures import Bench
 from tests.engine_fixtures import jsonl, request_line, texts

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfill.engine.limiter import Bucket, Limiter, Outcome, Ticket
+from embedfill.engine.relay.limiter import Bucket, Limiter, Outcome, Ticket
 
 
 @dataclass

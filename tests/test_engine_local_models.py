@@ -12,8 +12,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers")
 
-from embedfill.engine.local_models import makers
 from embedfill.engine.settings import EngineSettings
+from embedfill.engine.work.local_models import makers
 from embedfill.errors import ConfigError
 from embedfill.models.load import offered
 from embedfill.models.onnx import open_onnx

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import httpx
 import pytest
 
-from embedfill.engine import logs
+from embedfill.engine.telemetry import logs
 from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line
 
 TEXT_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S.*|    .*")

@@ -8,8 +8,8 @@ import httpx
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from embedfill.engine.database import Database
-from embedfill.engine.metrics import Metrics
+from embedfill.engine.state.database import Database
+from embedfill.engine.telemetry.metrics import Metrics
 from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line
 
 Samples = dict[tuple[str, tuple[str, ...]], float]

@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from embedfill.engine.embeddings import Embedded, EmbeddingRequest
-from embedfill.engine.pool import Pool
+from embedfill.engine.work.embeddings import Embedded, EmbeddingRequest
+from embedfill.engine.work.pool import Pool
 from embedfill.errors import RefusedError
 from embedfill.models.base import Tokenizer, Vectors
 from embedfill.models.tokenizers import load as load_tokenizer

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from embedfill.engine import prompts as prompts_module
-from embedfill.engine.prompts import Prompts
+from embedfill.engine.work import prompts as prompts_module
+from embedfill.engine.work.prompts import Prompts
 from embedfill.models.tokenizers import load
 from tests.engine_fixtures import STATIC
 

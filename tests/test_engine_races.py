@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from embedfill.engine.batch_routes import parse
-from embedfill.engine.files import new_file
+from embedfill.engine.http.batch_routes import parse
 from embedfill.engine.service import Engine
 from embedfill.engine.settings import EngineSettings
+from embedfill.engine.state.files import new_file
 from embedfill.errors import RefusedError
 from tests.engine_fixtures import ENDED, batch_body, jsonl, request_line
 from tests.invariants_fixtures import Ledger, violations

@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedfill.engine.ranges import matches, readable
+from embedfill.engine.http.ranges import matches, readable
 
 
 @pytest.mark.parametrize(

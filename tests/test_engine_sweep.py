@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from embedfill.engine.settings import WebhookSettings
-from embedfill.engine.sweep import Sweep
-from embedfill.engine.webhooks import hooks_of, record
+from embedfill.engine.work.sweep import Sweep
+from embedfill.engine.work.webhooks import hooks_of, record
 from embedfill.errors import RefusedError
 from tests.bench_fixtures import Bench, execute
 from tests.engine_fixtures import jsonl, request_line

@@ -14,9 +14,9 @@ import openai
 import pytest
 from openai.types import Upload
 
-from embedfill.engine.database import Database
-from embedfill.engine.files import Files
-from embedfill.engine.uploads import NewUpload, Uploads
+from embedfill.engine.state.database import Database
+from embedfill.engine.state.files import Files
+from embedfill.engine.state.uploads import NewUpload, Uploads
 from embedfill.errors import RefusedError
 from tests.engine_fixtures import EngineProcess, batch_body, jsonl, request_line
 
@@ -214,14 +214,14 @@ def test_an_expired_upload_is_over_at_once_and_swept(uploads: Uploads, tmp_path:
 
 
 def test_parts_are_bounded(uploads: Uploads, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("embedfill.engine.uploads._PARTS", 2)
+    monkeypatch.setattr("embedfill.engine.state.uploads._PARTS", 2)
     upload_id = uploads.create(NewUpload(3, "x", "user_data", None, ""))["id"]
     _part(uploads, upload_id, "", b"abc")
     _part(uploads, upload_id, "", b"abc")
     with pytest.raises(RefusedError, match="too many parts"):
         _part(uploads, upload_id, "", b"abc")
-    monkeypatch.setattr("embedfill.engine.uploads.PART_BYTES", 2)
-    monkeypatch.setattr("embedfill.engine.uploads._PARTS", 100)
+    monkeypatch.setattr("embedfill.engine.state.uploads.PART_BYTES", 2)
+    monkeypatch.setattr("embedfill.engine.state.uploads._PARTS", 100)
     with pytest.raises(RefusedError, match="too many parts"):
         _part(uploads, upload_id, "", b"abc")
     assert len(os.listdir(tmp_path / "uploads")) == 2

@@ -13,11 +13,11 @@ import orjson
 import pytest
 from starlette.responses import Response
 
-from embedfill.engine import answers
-from embedfill.engine.job import Item
-from embedfill.engine.limiter import Ticket
+from embedfill.engine.relay import answers
+from embedfill.engine.relay.limiter import Ticket
+from embedfill.engine.relay.upstream import Reply, Route
 from embedfill.engine.settings import RouteSettings
-from embedfill.engine.upstream import Reply, Route
+from embedfill.engine.work.job import Item
 from embedfill.errors import ConfigError
 from tests.upstream_fixtures import KEY, KEY_ENV, Cut, FakeUpstream, Hang, body_for, failure
 
@@ -98,7 +98,7 @@ def test_silence_is_a_reply_too(upstream: FakeUpstream) -> None:
 
 
 def test_an_answer_is_bounded(upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedfill.engine.upstream.MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr("embedfill.engine.relay.upstream.MAX_ANSWER_BYTES", 1000)
     upstream.act = answering(b'{"a": "' + b"x" * 2000 + b'"}')
     reply = ask(upstream)
     assert reply.body["error"]["code"] == "upstream_answer_too_large" and reply.fate == "done"

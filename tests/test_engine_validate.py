@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from embedfill.engine import validate as validate_module
-from embedfill.engine.served import Served
 from embedfill.engine.settings import RouteSettings
-from embedfill.engine.validate import Verdict, validate
+from embedfill.engine.work import validate as validate_module
+from embedfill.engine.work.served import Served
+from embedfill.engine.work.validate import Verdict, validate
 from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line
 
 MODELS = (STATIC, "all-MiniLM-L6-v2")

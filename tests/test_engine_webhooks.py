@@ -12,9 +12,9 @@ from typing import Any
 import openai
 import pytest
 
-from embedfill.engine import webhooks
 from embedfill.engine.settings import WebhookSettings
-from embedfill.engine.webhooks import EVENTS, Hook, Notifier, hooks_of, record
+from embedfill.engine.work import webhooks
+from embedfill.engine.work.webhooks import EVENTS, Hook, Notifier, hooks_of, record
 from embedfill.errors import ConfigError
 from tests.bench_fixtures import Bench, execute, let_expire
 from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line, until

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from embedfill.batchapi.models import EMBEDDINGS
-from embedfill.engine import jobs as jobs_module
-from embedfill.engine import rehearsal
-from embedfill.engine import worker as worker_module
-from embedfill.engine.job import never_run
-from embedfill.engine.served import Served
+from embedfill.engine.work import jobs as jobs_module
+from embedfill.engine.work import rehearsal
+from embedfill.engine.work import worker as worker_module
+from embedfill.engine.work.job import never_run
+from embedfill.engine.work.served import Served
 from embedfill.errors import ModelError
 from embedfill.models.base import Model
 from tests.bench_fixtures import Bench, execute, runs

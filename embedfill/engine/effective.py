@@ -3,14 +3,14 @@
 from typing import Any
 
 from embedfill.batchapi.windows import window_s
-from embedfill.engine import rehearsal
 from embedfill.engine.address import check_host
-from embedfill.engine.allowance import allowance_of
-from embedfill.engine.local_models import makers
 from embedfill.engine.owners import DEFAULT
+from embedfill.engine.relay.upstream import Route
 from embedfill.engine.settings import EngineSettings, KeySettings
-from embedfill.engine.upstream import Route
-from embedfill.engine.webhooks import hooks_of
+from embedfill.engine.state.allowance import allowance_of
+from embedfill.engine.work import rehearsal
+from embedfill.engine.work.local_models import makers
+from embedfill.engine.work.webhooks import hooks_of
 from embedfill.errors import ConfigError
 from embedfill.masks import masked
 

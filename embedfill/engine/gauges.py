@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embedfill import __version__
-from embedfill.engine.database import Database
-from embedfill.engine.metrics import Metrics, Values
-from embedfill.engine.upstream import Route
+from embedfill.engine.relay.upstream import Route
+from embedfill.engine.state.database import Database
+from embedfill.engine.telemetry.metrics import Metrics, Values
 
 _BATCHES = "SELECT status, count(*) FROM batches GROUP BY status"
 _WAITING = (

@@ -1,5 +1,4 @@
-"""Says whether the engine lives (/healthz) and whether work should be sent to it (/readyz). Needs no key, so it tells
-no path, no size and no name; mends nothing."""
+"""Why no work should be sent to the engine, if so. Tells no path, no size and no name; mends nothing."""
 
 import os
 import shutil
@@ -9,16 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import TimeoutError as LateError
 from pathlib import Path
 
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-
-from embedfill import __version__
-from embedfill.engine.database import Database
 from embedfill.engine.loop import Loop
 from embedfill.engine.room import FAILURES
-from embedfill.engine.wire import answer
+from embedfill.engine.state.database import Database
 from embedfill.errors import EmbedfillError
 
 _ROOM_BYTES = 64 << 20  # less is taken by the next upload
@@ -47,18 +39,6 @@ class Health:
                 found = [*self._threads(), *self._disk(), *self._writes()]
                 self._known = (time.monotonic(), found)
         return found
-
-    def routes(self) -> list[Route]:
-        return [Route("/healthz", self._alive, methods=["GET"]), Route("/readyz", self._ready, methods=["GET"])]
-
-    async def _alive(self, _request: Request) -> Response:
-        return answer({"status": "ok", "version": __version__})
-
-    async def _ready(self, _request: Request) -> Response:
-        reasons = await run_in_threadpool(self.reasons)
-        if reasons:
-            return answer({"status": "not ready", "reasons": reasons}, 503)
-        return answer({"status": "ready", "reasons": []})
 
     def _threads(self) -> list[str]:
         return [f"the thread '{loop.name}' does not run" for loop in self._loops if not loop.alive]

@@ -2,6 +2,10 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
+
+from embedfill.engine import room
+from embedfill.engine.telemetry import logs
 
 
 class Loop:
@@ -42,3 +46,19 @@ class Loop:
             self._wake.clear()
             if not self._step():
                 self._wake.wait(self._rest_s)
+
+
+def patient(step: Callable[[], bool], data: Path) -> Callable[[], bool]:
+    """A step that can be done again, which rests where `data` cannot be written: its loop will try it again."""
+
+    def tried() -> bool:
+        try:
+            return step()
+        except room.FAILURES as error:
+            number = room.cause(error)
+            if number is None:
+                raise
+            logs.warning("waiting for room", message=room.message(number, data), hint=room.remedy(number, data))
+            return False
+
+    return tried

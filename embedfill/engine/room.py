@@ -3,11 +3,10 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedfill.engine import logs
 from embedfill.errors import RefusedError, WorldError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -34,7 +33,7 @@ def world_error(error: BaseException, data: Path) -> WorldError | None:
     number = cause(error)
     if number is None:
         return _unusable(error, data)
-    return WorldError(_message(number, data), f"{_remedy(number, data)}, then start the engine again; nothing is lost")
+    return WorldError(message(number, data), f"{remedy(number, data)}, then start the engine again; nothing is lost")
 
 
 def _unusable(error: BaseException, data: Path) -> WorldError | None:
@@ -59,8 +58,8 @@ def refusal(error: BaseException, data: Path) -> RefusedError | None:
     number = cause(error)
     if number is None:
         return None
-    message = f"{_message(number, data)}: {_remedy(number, data)}, then send the request again; nothing is lost."
-    return RefusedError(507, "insufficient_storage", message[:1].upper() + message[1:])
+    text = f"{message(number, data)}: {remedy(number, data)}, then send the request again; nothing is lost."
+    return RefusedError(507, "insufficient_storage", text[:1].upper() + text[1:])
 
 
 @contextmanager
@@ -75,27 +74,13 @@ def explained(data: Path) -> Iterator[None]:
         raise known from error
 
 
-def patient(step: Callable[[], bool], data: Path) -> Callable[[], bool]:
-    """A step that can be done again, which rests where `data` cannot be written: its loop will try it again."""
-
-    def tried() -> bool:
-        try:
-            return step()
-        except FAILURES as error:
-            number = cause(error)
-            if number is None:
-                raise
-            logs.warning("waiting for room", message=_message(number, data), hint=_remedy(number, data))
-            return False
-
-    return tried
-
-
-def _message(number: int, data: Path) -> str:
+def message(number: int, data: Path) -> str:
+    """What is wrong with `data`, by the `cause`."""
     return f"the engine cannot write to its data directory {data} ({os.strerror(number)})"
 
 
-def _remedy(number: int, data: Path) -> str:
+def remedy(number: int, data: Path) -> str:
+    """What can be done about it."""
     if number in _FULL:
         return f"free some space on the disk of {data}"
     return f"see that the disk of {data} has room and can be written"

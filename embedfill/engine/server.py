@@ -18,15 +18,16 @@ from types import FrameType
 
 import uvicorn
 
-from embedfill.engine import logs, room
+from embedfill.engine import room
 from embedfill.engine.address import bind, url_of
-from embedfill.engine.app import create_app
 from embedfill.engine.effective import check
 from embedfill.engine.folder import Folder
-from embedfill.engine.guard import IDLE_S, GuardedProtocol, raise_open_files
+from embedfill.engine.http.app import create_app
+from embedfill.engine.http.guard import IDLE_S, GuardedProtocol, raise_open_files
 from embedfill.engine.loop import Loop
 from embedfill.engine.service import Engine
 from embedfill.engine.settings import EngineSettings
+from embedfill.engine.telemetry import logs
 from embedfill.errors import EmbedfillError, UsageError, WorldError
 
 _USERS_S = 2.0  # the user that started us holds the lock already; others may be about to

@@ -5,29 +5,29 @@ from collections.abc import Callable
 from functools import partial
 
 from embedfill.batchapi.windows import window_s
-from embedfill.engine import rehearsal, room
-from embedfill.engine.allowance import allowance_of
-from embedfill.engine.batches import Active, Batches
-from embedfill.engine.database import Database
-from embedfill.engine.files import Files
-from embedfill.engine.forward import Forwarder
 from embedfill.engine.gauges import Gauges
 from embedfill.engine.health import Health
-from embedfill.engine.jobs import Jobs
-from embedfill.engine.local_models import makers
-from embedfill.engine.loop import Loop
-from embedfill.engine.metrics import Metrics
+from embedfill.engine.loop import Loop, patient
 from embedfill.engine.owners import Owners
-from embedfill.engine.pool import Pool
-from embedfill.engine.served import Served
+from embedfill.engine.relay.forward import Forwarder
+from embedfill.engine.relay.upstream import Route
 from embedfill.engine.settings import EngineSettings
-from embedfill.engine.spool import Spools
-from embedfill.engine.sweep import Sweep
-from embedfill.engine.uploads import Uploads
-from embedfill.engine.upstream import Route
-from embedfill.engine.validator import Validator
-from embedfill.engine.webhooks import Notifier, hooks_of, record
-from embedfill.engine.worker import Worker
+from embedfill.engine.state.allowance import allowance_of
+from embedfill.engine.state.batches import Active, Batches
+from embedfill.engine.state.database import Database
+from embedfill.engine.state.files import Files
+from embedfill.engine.state.spool import Spools
+from embedfill.engine.state.uploads import Uploads
+from embedfill.engine.telemetry.metrics import Metrics
+from embedfill.engine.work import rehearsal
+from embedfill.engine.work.jobs import Jobs
+from embedfill.engine.work.local_models import makers
+from embedfill.engine.work.pool import Pool
+from embedfill.engine.work.served import Served
+from embedfill.engine.work.sweep import Sweep
+from embedfill.engine.work.validator import Validator
+from embedfill.engine.work.webhooks import Notifier, hooks_of, record
+from embedfill.engine.work.worker import Worker
 
 _STOP_S = 5.0
 _SWEEP_S = 60.0
@@ -70,11 +70,11 @@ class Engine:
             lambda: self._validating.stopping.is_set(),
             self._run,
         )
-        self._validating = Loop("validator", room.patient(self._validator.step, root), 1.0)
-        self._sweeping = Loop("sweeper", room.patient(Sweep(self.database, self._expire).step, root), _SWEEP_S)
+        self._validating = Loop("validator", patient(self._validator.step, root), 1.0)
+        self._sweeping = Loop("sweeper", patient(Sweep(self.database, self._expire).step, root), _SWEEP_S)
         self._notifiers = [Notifier(self.database, hook, self.metrics) for hook in hooks]
         notifying = [
-            Loop(f"webhook-{place}", room.patient(one.step, root), 1.0) for place, one in enumerate(self._notifiers)
+            Loop(f"webhook-{place}", patient(one.step, root), 1.0) for place, one in enumerate(self._notifiers)
         ]
         self._loops = (self._validating, self._sweeping, self._working, self._forwarding, *notifying)
         self.health = Health(root, self.database, self._loops)

@@ -1,0 +1,1 @@
+"""The engine over HTTP: routes, who asks, and what is let in."""

@@ -1,0 +1,1 @@
+"""How requests are run by other servers."""

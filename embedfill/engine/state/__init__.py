@@ -1,0 +1,1 @@
+"""What the engine keeps: rows, bytes, and whose they are."""

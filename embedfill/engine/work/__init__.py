@@ -1,0 +1,1 @@
+"""How batches are checked and run on local models."""

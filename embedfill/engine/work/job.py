@@ -1,0 +1,121 @@
+"""One running batch as the worker sees it: the requests that are left, and where their results go. Runs no model."""
+
+import os
+from collections.abc import Generator
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import orjson
+
+from embedfill.engine.refusal import envelope
+from embedfill.engine.state.batches import Active
+from embedfill.engine.state.spool import Result, Spool, Spools
+from embedfill.engine.work import embeddings
+from embedfill.engine.work.embeddings import Embedded, EmbeddingRequest
+from embedfill.engine.work.validate import requests
+from embedfill.errors import RefusedError
+
+_IN_FLIGHT = 4  # appends that may wait for the disk
+_DRAWN = 256  # pairs of ids
+_ID_DIGITS = 24 + 32
+_ready: list[tuple[str, str]] = []
+
+
+class Item(NamedTuple):
+    """One request line that has no result yet. `size` is that of its line, in bytes."""
+
+    line: int
+    custom_id: str
+    body: dict[str, Any]
+    size: int
+
+
+class Job:
+    """Yields each unfinished line once, in file order. `exhausted` once there is none left; `outstanding` says how many
+    were taken and have no result yet."""
+
+    def __init__(self, batch: Active, spools: Spools) -> None:
+        self.batch = batch
+        self.model = batch.model or ""
+        self.exhausted = False
+        self.outstanding = 0
+        self.spool: Spool = spools.open(batch.id, batch.seq)
+        self._rest = self._unfinished(spools)
+        self._appends: list[Future[None]] = []
+        self._returned: list[Item] = []
+
+    def take(self) -> Item | None:
+        """The next unfinished line."""
+        item = self._returned.pop() if self._returned else next(self._rest, None)
+        self.exhausted = item is None
+        self.outstanding += item is not None
+        return item
+
+    def give_back(self, item: Item) -> None:
+        """A line that was taken was not run after all."""
+        self._returned.append(item)
+        self.exhausted = False
+        self.outstanding -= 1
+
+    def put(self, results: list[Result]) -> None:
+        """Appends results; waits while too many of them are not on disk yet."""
+        self.outstanding -= len(results)
+        self._appends.append(self.spool.append(results))
+        while len(self._appends) > _IN_FLIGHT:
+            self._appends.pop(0).result()
+
+    def settle(self) -> None:
+        """Returns once everything that was put is on disk."""
+        while self._appends:
+            self._appends.pop(0).result()
+
+    def close(self) -> None:
+        self._rest.close()
+        self.spool.close()
+
+    def _unfinished(self, spools: Spools) -> Generator[Item, None, None]:
+        finished = self.spool.finished()
+        for line, raw in requests(spools.input(self.batch.id)):
+            if line not in finished:
+                value = orjson.loads(raw)
+                yield Item(line, value["custom_id"], value["body"], len(raw))
+
+
+def succeeded(item: Item, request: EmbeddingRequest, answer: Embedded) -> Result:
+    """The line of a request that ran."""
+    text = _line(item, 200, embeddings.render(request, answer))
+    return Result(item.line, "output", text, answer.tokens)
+
+
+def failed(item: Item, refusal: RefusedError) -> Result:
+    """The line of a request that was answered with an error."""
+    return Result(item.line, "error", _line(item, refusal.status, envelope(refusal)))
+
+
+def never_run(item: Item, code: str, message: str) -> Result:
+    """The line of a request that was not run, and will not be."""
+    name, _request_id = fresh_ids()
+    line = {"id": name, "custom_id": item.custom_id, "response": None, "error": {"code": code, "message": message}}
+    return Result(item.line, "error", _dumps(line), ran=False)
+
+
+def _line(item: Item, status: int, body: dict[str, Any]) -> bytes:
+    name, request_id = fresh_ids()
+    response = {"status_code": status, "request_id": request_id, "body": body}
+    return _dumps({"id": name, "custom_id": item.custom_id, "response": response, "error": None})
+
+
+def _dumps(line: dict[str, Any]) -> bytes:
+    return orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def fresh_ids() -> tuple[str, str]:
+    """Ids, never used before and not to be guessed, of a result line and of the request that it answers. Random bytes
+    are drawn for many at once: each time the system is asked costs as much as the rest of a short line."""
+    while True:
+        try:
+            return _ready.pop()  # by one thread, whoever else is here
+        except IndexError:
+            digits = os.urandom(_DRAWN * _ID_DIGITS // 2).hex()
+            starts = range(0, len(digits), _ID_DIGITS)
+            _ready.extend(("batch_req_" + digits[at : at + 24], digits[at + 24 : at + _ID_DIGITS]) for at in starts)
