@@ -127,6 +127,11 @@ class World:
             self.rest(deadline, batch)
         return batch
 
+    @property
+    def left(self) -> bool:
+        """Whether what could not be removed while the disk failed may still be there: until the next start."""
+        return self.faulty and self.rests > 3 * _ENDURED
+
     def rest(self, deadline: float, what: object) -> None:
         """Between two looks. Where nobody notices that the disk fails, it is mended after some."""
         assert time.monotonic() < deadline, what
@@ -175,7 +180,7 @@ class World:
     def stop(self) -> None:
         assert self.process is not None
         deadline = time.monotonic() + _PATIENCE_S
-        while any((self.data / "spool").iterdir()):  # removed after the batch's end
+        while any((self.data / "spool").iterdir()) and not self.left:  # removed after the batch's end
             self.rest(deadline, "spools are left")
         self.process.terminate()
         self.process.join(_PATIENCE_S)
@@ -254,7 +259,7 @@ def collected(world: World) -> None:
     world.ledger.deleting(file_id)
     world.advance(3_601)
     deadline = time.monotonic() + _PATIENCE_S
-    while (world.data / "files" / file_id).exists():
+    while (world.data / "files" / file_id).exists() and not world.left:
         assert world.ask("GET", f"/files/{file_id}").status_code == httpx.codes.NOT_FOUND
         world.rest(deadline, file_id)
 
