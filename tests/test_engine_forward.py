@@ -385,8 +385,8 @@ def test_owners_take_turns(tmp_path: Path, upstream: FakeUpstream) -> None:
 def test_the_nearest_deadline_goes_first(tmp_path: Path, upstream: FakeUpstream) -> None:
     routed = Routed(tmp_path, gpt=RouteSettings(base_url=upstream.url, concurrency=1))
     late, soon = routed.submit(says(10, "late")), routed.submit(says(10, "soon"), window_s=3600)
-    routed.ended(late)
-    assert routed.get(soon).ended
+    for batch_id in (late, soon):
+        routed.ended(batch_id)
     assert [asked.said.split()[0] for asked in upstream.asked] == ["soon"] * 10 + ["late"] * 10
     routed.close()
 

@@ -31,7 +31,7 @@ _VERBS = {
     "probe": "Find out with one tiny batch what the configured endpoint can do, and print the settings that follow",
     "batch": "Run prepared requests of any endpoint through the Batch API; compare two results",
     "prune": "Remove what nothing refers to any more, in the store and at the provider",
-    "engine": "Run a Batch API server that embeds with local models",
+    "engine": "Run a Batch API server",
 }
 _MODULES = {"eval": "evaluate"}
 
