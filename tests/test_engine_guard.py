@@ -14,10 +14,13 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from embedfill.engine.http.guard import GuardedProtocol, Patience
+from embedfill.engine.http.observe import Observed
+from embedfill.engine.telemetry.metrics import Metrics
 from tests.engine_fixtures import EngineProcess, until
 
 HASTE = Patience(head_s=0.2, body_s=0.2, body_bytes=100, answer_s=0.4, rest_s=0.3, look_s=0.05)
 END = b"\r\n\r\n"
+MEGABYTE = bytes(1_000_000)
 
 
 def connected(url: str) -> socket.socket:
@@ -130,6 +133,14 @@ def test_requests_one_after_the_other_without_waiting(url: str) -> None:
         assert answers(connection).count(b"HTTP/1.1 200") == 51
 
 
+def test_more_requests_than_may_wait_are_refused_in_their_turn(url: str) -> None:
+    with closing(connected(url)) as connection:
+        connection.sendall((b"GET /healthz HTTP/1.1\r\nHost: x" + END) * 150)
+        found = answers(connection)
+    assert found.count(b"HTTP/1.1 200") >= 100
+    assert found.count(b"HTTP/1.1 429") == 1 and b"too_many_requests" in found.rpartition(END)[2]
+
+
 UPLOAD = (
     b"POST /v1/files HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 10000000" + END
     + b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
@@ -163,11 +174,11 @@ class Full(GuardedProtocol):
 
 
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers /now before it reads; /large with much; else with the size of what it has read, or notes that it is gone."""
+    """Answers /now before it reads; /large and /more with much, part by part; else with the size of what it has read, or notes that it is gone."""
     size = 0
     if scope["path"] == "/slow":
         await _rest(1.0)
-    while scope["path"] not in ("/now", "/large"):
+    while scope["path"] not in ("/now", "/large", "/more"):
         message = await receive()
         if message["type"] == "http.disconnect":
             GONE.set()
@@ -175,10 +186,11 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
         size += len(message["body"])
         if not message["more_body"]:
             break
-    body = bytes(50_000_000) if scope["path"] == "/large" else str(size).encode()
-    headers = [(b"content-length", str(len(body)).encode())]
+    parts = {"/large": [MEGABYTE] * 50, "/more": [MEGABYTE] * 8}.get(scope["path"], [str(size).encode()])
+    headers = [(b"content-length", str(sum(map(len, parts))).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    for place, part in enumerate(parts, 1):
+        await send({"type": "http.response.body", "body": part, "more_body": place < len(parts)})
     if scope["path"] == "/large":
         GONE.set()
 
@@ -267,14 +279,35 @@ def test_the_rest_of_a_body_that_was_answered(serve: Serve) -> None:
     assert b"200 OK" in found and b"408" not in found
 
 
-def test_an_answer_that_nobody_takes(serve: Serve) -> None:
-    url = serve(Hasty, _app)
+def test_an_answer_that_nobody_takes(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "embedfill.engine")
+    url = serve(Hasty, Observed(_app, Metrics(), []))
     with closing(connected(url)) as connection:
         connection.sendall(b"GET /large HTTP/1.1" + END)
         assert GONE.wait(20)  # the application got rid of it
         time.sleep(HASTE.answer_s * 2)
         with suppress(ConnectionError):
             assert len(answers(connection)) < 50_000_000
+    broken, request = [record for record in caplog.records if record.name == "embedfill.engine"]
+    assert (broken.msg, broken.__dict__["fields"]["path"]) == ("answer broken off", "/large")
+    assert (request.msg, request.__dict__["fields"]["broken_off"]) == ("request", True)
+
+
+def test_an_answer_that_is_taken_slowly(serve: Serve) -> None:
+    """What the system has buffered hides for a while that the client takes it."""
+    place = urlsplit(serve(Hasty, _app))
+    with closing(socket.socket()) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.settimeout(20)
+        connection.connect((place.hostname, place.port))
+        connection.sendall(b"GET /more HTTP/1.1\r\nConnection: close" + END)
+        size, due = 0, time.monotonic() + 4 * HASTE.answer_s
+        while time.monotonic() < due:
+            size += len(connection.recv(16_384))
+            time.sleep(0.02)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_000_000)
+        size += len(answers(connection))
+    assert size > 8_000_000
 
 
 def test_a_full_house_says_so(serve: Serve) -> None:

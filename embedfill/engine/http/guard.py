@@ -5,10 +5,13 @@ head that does not end, a body that trickles, an answer that nobody takes, are e
 """
 
 import asyncio
+import fcntl
 import resource
 import sys
+import termios
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -29,6 +32,7 @@ _URL_BYTES = 16_384
 _HEADERS = 100
 _PIPELINED = 100
 _LINGER_S = 2.0
+_PATH_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Patience:
     head_s: float = 30.0
     body_s: float = 60.0
     body_bytes: int = 30_000
-    answer_s: float = 60.0
+    answer_s: float = 300.0  # longer than a client takes for what its own system has buffered
     rest_s: float = 30.0
     look_s: float = 5.0
 
@@ -67,9 +71,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._headers = 0
         self._head_bytes = 0
         self._body_bytes = 0  # since `_since`
-        self._stuck = (0, self._since)  # bytes that wait to be sent, and since when
+        self._stuck = (0, self._since)  # bytes that the client has not taken, and since when
         self._data = b""
         self._refusal: RefusedError | None = None
+        self._refusal_due = False  # once what was asked before it is answered
         self._look: asyncio.TimerHandle | None = None
 
     # what uvicorn's loop calls
@@ -122,6 +127,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._unread = 0
         if len(self.pipeline) >= _PIPELINED:
+            self._refusal_due = True
             self._stop(
                 RefusedError(429, "too_many_requests", f"More than {_PIPELINED} requests wait in this connection.")
             )
@@ -129,6 +135,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(RefusedError(405, "method_not_allowed", "The engine is no proxy."))
         self._wait(Waiting.BODY)
         super().on_headers_complete()
+        self.scope["state"]["gone"] = partial(getattr, self.cycle, "disconnected")
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
@@ -157,8 +164,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # what is refused
 
+    def on_response_complete(self) -> None:
+        """What was refused only for coming too early is so in its turn."""
+        last = not self.pipeline
+        super().on_response_complete()
+        if self._refusal_due and last and self._refusal and not self.transport.is_closing():
+            self._refuse(self._refusal)
+
     def send_400_response(self, msg: str) -> None:
         """Called for whatever the parser, or one of the above, could not take."""
+        if self._refusal_due:
+            self._wait(Waiting.NOTHING)
+            return
         self._refuse(self._refusal or RefusedError(400, "invalid_http", msg))
 
     def _stop(self, refusal: RefusedError) -> None:
@@ -195,7 +212,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Looks whether the client does its part. Time in which we did not read, or did not answer, is not its own."""
         self._look = self.loop.call_later(self.patience.look_s, self._watch)
         if self._is_stuck():
-            self.transport.abort()
+            self._break_off()
         elif self._waiting is Waiting.HEAD and self._waited() > self.patience.head_s:
             self._time_out("head")
         elif self._waiting is Waiting.BODY:
@@ -215,11 +232,25 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _is_stuck(self) -> bool:
         """Whether nothing of what is to be sent was taken for too long."""
-        size, since = self.transport.get_write_buffer_size(), self._stuck[1]
-        if not size or size != self._stuck[0]:
+        ours = self.transport.get_write_buffer_size()
+        size, since = ours + self._in_system(), self._stuck[1]
+        if not ours or size != self._stuck[0]:
             self._stuck = (size, self.loop.time())
             return False
         return self.loop.time() - since > self.patience.answer_s
+
+    def _in_system(self) -> int:
+        """Bytes that the system keeps for the client, where it tells: ours stand still while megabytes of these go."""
+        connection = self.transport.get_extra_info("socket")
+        try:
+            return int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except (OSError, ValueError):
+            return 0
+
+    def _break_off(self) -> None:
+        path, client = self.scope.get("path", "")[:_PATH_CHARS], self.client
+        logs.warning("answer broken off", path=path, client=client and client[0], untaken=self._stuck[0])
+        self.transport.abort()
 
     def _time_out(self, what: str) -> None:
         if self._waiting is Waiting.HEAD and not self._unread and not self._head_bytes and not self.url:

@@ -29,15 +29,17 @@ class Observed:
             await self._app(scope, receive, send)
             return
         request_id = logs.new_request_id()
+        gone = scope.get("state", {}).pop("gone", None)  # it holds what holds the scope
         answer = _Answer(send, request_id)
         logs.REQUEST_ID.set(request_id)
         began = time.perf_counter()
         try:
             await self._app(scope, receive, answer.send)
         finally:
-            self._tell(scope, answer, time.perf_counter() - began)
+            broken = answer.begun and (not answer.whole or (gone is not None and gone()))
+            self._tell(scope, answer, time.perf_counter() - began, broken)
 
-    def _tell(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
+    def _tell(self, scope: Scope, answer: "_Answer", seconds: float, broken: bool) -> None:
         route = self._templates.get(id(scope.get("endpoint")), "")
         self._metrics.request(scope["method"], route, answer.status, seconds, answer.sent)
         tell = logs.debug if route in _PROBES and answer.status < 400 else logs.info
@@ -48,6 +50,7 @@ class Observed:
             status=answer.status,
             ms=round(seconds * 1000, 1),
             bytes=answer.sent,
+            broken_off=broken or None,
             owner=scope.get("state", {}).get("owner") or None,
             client=(scope.get("client") or ("",))[0] or None,
         )
@@ -58,15 +61,17 @@ class _Answer:
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.status = _NO_ANSWER
+        self.begun = self.whole = False
         self.sent = 0
         self._send = send
         self._header = (b"x-request-id", request_id.encode())
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.begun, self.status = True, message["status"]
             others = [pair for pair in message["headers"] if pair[0].lower() != self._header[0]]
             message = {**message, "headers": [*others, self._header]}
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
+            self.whole = not message.get("more_body", False)
         await self._send(message)
