@@ -37,6 +37,7 @@ _OVERLAP = 32
 _OWN_PARAMETERS = frozenset({"model", "input", "dimensions", "output_dimension", "encoding_format", "output_dtype"})
 
 Name = Annotated[str, Field(min_length=1)]
+FLAG_ONLY = "only a flag"  # marks a setting that no file is to hold: it is not offered where one was misspelt
 Scalar = str | int | float | bool
 Checked = TypeVar("Checked", bound=BaseModel)
 
@@ -331,9 +332,9 @@ def _origin(places: list[str], source: str, environ: Mapping[str, str]) -> str:
 
 def _known(places: list[str], whole: type[BaseModel]) -> str:
     """The keys that are allowed where an unknown one stood, and the one that was meant."""
-    *tables, wrong = places
-    names = sorted(name for name in _inside(whole, tables).model_fields if name != "base")
-    meant = difflib.get_close_matches(wrong, names, n=1)
+    fields = _inside(whole, places[:-1]).model_fields
+    names = sorted(name for name, field in fields.items() if name != "base" and FLAG_ONLY not in field.metadata)
+    meant = difflib.get_close_matches(places[-1], names, n=1)
     return (f"did you mean {meant[0]}? " if meant else "") + "known here: " + ", ".join(names)
 
 

@@ -57,6 +57,22 @@ def test_a_failing_change_is_undone_alone(database: Database, tmp_path: Path) ->
     assert _lines(tmp_path) == list(range(50))
 
 
+def test_values_that_sqlite_cannot_hold_cost_their_change_only(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def half(connection: sqlite3.Connection, value: object) -> None:
+        _insert(connection, 100)
+        connection.execute("SELECT ?", (value,))
+
+    wrong = [database.write(lambda connection, value=value: half(connection, value)) for value in (1 << 63, "\ud800")]
+    right = database.write(lambda connection: _insert(connection, 1))
+    for future, kind in zip(wrong, (OverflowError, UnicodeEncodeError)):
+        with pytest.raises(kind):
+            future.result(timeout=30)
+    assert right.result(timeout=30) == 1 and _lines(tmp_path) == [1]
+    assert [record.msg for record in caplog.records] == ["a change failed"] * 2
+
+
 def test_a_full_disk_fails_its_group_and_nothing_else(database: Database, tmp_path: Path) -> None:
     def fill(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA max_page_count = 1")  # as full as it is now

@@ -95,6 +95,8 @@ def test_the_container_starts_what_exists_with_a_key_only() -> None:
         given = {name: value for name, value in context.params.items() if value is not None and value != ()}
     assert (str(given["data"]), given["host"], given["port"]) == ("/data", "0.0.0.0", 8420)
     text = CONTAINER.read_text()
+    assert "ProxyHandler({})" in text  # a proxy of the environment's knows nothing of this 127.0.0.1
+    compile(ast.literal_eval(re.findall(r"HEALTHCHECK.*\\\n +CMD (\[.*\])", text)[0])[-1], "healthcheck", "exec")
     assert "VOLUME /data\n" in text and "EXPOSE 8420\n" in text and ":8420/healthz" in text
     assert re.search(r"^USER (?!root)\w+$", text, re.MULTILINE)
     for copied in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE):

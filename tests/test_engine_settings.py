@@ -1,17 +1,22 @@
 """The engine's settings: a file, flags over it, and what they say when they are wrong."""
 
 import hashlib
+import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from click.testing import CliRunner
+from pydantic import SecretStr
 
 from embedfill.engine import effective, settings
+from embedfill.engine.address import bind
 from embedfill.engine.command import command
+from embedfill.engine.folder import Folder
 from embedfill.engine.settings import EngineSettings, KeySettings
-from embedfill.errors import ConfigError, UsageError
+from embedfill.errors import ConfigError, UsageError, WorldError
 
 KEY = "a-key-of-no-known-form"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
@@ -61,6 +66,20 @@ def test_routes_of_flags_go_first(tmp_path: Path) -> None:
         ('port = "80"', "port", "integer"),
         ('log_format = "yaml"', "log_format", "'text' or 'json'"),
         ("windows = []", "windows", "at least one"),
+        ('windows = ["99999999999999999999d"]', "windows.0", "pattern"),
+        ('windows = ["24h", "999999d"]', "windows", "999999d is more than a year"),
+        ("nothing = 1", "nothing", "known here: data, device"),
+        ('routes.g = { base_url = "http://x/v1", endpoints = [] }', "routes.g.endpoints", "at least one"),
+        (
+            'routes.g = { base_url = "http://x/v1", endpoints = ["/chat/completions"] }',
+            "routes.g.endpoints",
+            "did you mean /v1/chat/completions?",
+        ),
+        (
+            'routes.g = { base_url = "http://x/v1/chat/completions/" }',
+            "routes.g.base_url",
+            "without the endpoint, which is appended to it: http://x/v1",
+        ),
         ('limits = { like = "none", enqueued_tokens = 0 }', "limits.enqueued_tokens", "greater"),
         ('api_key = "sk-1"', "api_key", "no key stands in a file"),
     ],
@@ -147,6 +166,8 @@ def test_what_would_not_run_is_told_before_anything_is_made(tmp_path: Path) -> N
     data = tmp_path / "d"
     for arguments in (
         ["--host", "0.0.0.0"],
+        ["--api-key", KEY, "--host", "127.0.0.1:80"],
+        ["--api-key", KEY, "--host", "[::1]"],
         ["--limits", "tier-9"],
         ["--rehearse", "no-such"],
         ["--window", "1y"],
@@ -160,6 +181,16 @@ def test_what_would_not_run_is_told_before_anything_is_made(tmp_path: Path) -> N
             assert isinstance(result.exception, UsageError), arguments
             assert arguments[-1].rpartition("=")[2] in result.exception.message
     assert not data.exists()
+
+
+def test_a_place_that_cannot_be_had_says_what_to_change(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        for host, remedy in (("127.0.0.1", "stop what uses it"), ("192.0.2.1", "--host")):
+            given = EngineSettings(data=tmp_path, host=host, port=taken.getsockname()[1], api_key=SecretStr(KEY))
+            effective.check(given)
+            with pytest.raises(WorldError) as raised:
+                bind(given, Folder(tmp_path))
+            assert remedy in raised.value.hint
 
 
 def test_a_rehearsed_model_can_be_preloaded(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Where the engine listens: the host that it may, and the port that it can have. Accepts no connection."""
 
+import errno
 import ipaddress
+import re
 import socket
 
 from embedfill.engine.folder import Folder
@@ -8,10 +10,15 @@ from embedfill.engine.settings import KEY_VARIABLE, EngineSettings
 from embedfill.errors import UsageError, WorldError
 
 _BACKLOG = 128
+_NAME = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}")
 
 
 def check_host(settings: EngineSettings) -> None:
-    """Raises UsageError for a host that others can reach, where no key is asked for."""
+    """Raises UsageError for what is no host, and for one that others can reach, where no key is asked for."""
+    if not _is_host(settings.host):
+        raise UsageError(
+            f"--host {settings.host} is neither an address nor a name", "give the address alone; the port is --port's"
+        )
     if not settings.keyed and not _is_loopback(settings.host):
         raise UsageError(
             f"--host {settings.host} would let everybody in who reaches it",
@@ -29,10 +36,17 @@ def bind(settings: EngineSettings, folder: Folder) -> socket.socket:
             return _listen(settings.host, port)
         except OSError as error:
             failure = error
-    raise WorldError(
-        f"cannot listen on {settings.host}, port {settings.port}: {failure}",
-        "stop what uses it, or let --port 0 pick one",
-    )
+    raise WorldError(f"cannot listen on {settings.host}, port {settings.port}: {failure}", _remedy(failure))
+
+
+def _remedy(failure: OSError | None) -> str:
+    match failure.errno if failure else None:
+        case errno.EADDRINUSE:
+            return "stop what uses it, or let --port 0 pick one"
+        case errno.EACCES | errno.EPERM:
+            return "give a --port above 1023: others are the system's"
+        case _:
+            return "give an address of this machine as --host, such as 127.0.0.1, or 0.0.0.0 for all that it has"
 
 
 def url_of(sock: socket.socket, host: str) -> str:
@@ -46,6 +60,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return _NAME.fullmatch(host) is not None
+    return True
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 
-from embedfill.config import Name, Table, checked, secret
+from embedfill.batchapi.models import ENDPOINTS
+from embedfill.batchapi.windows import window_s
+from embedfill.config import FLAG_ONLY, Name, Table, checked, secret
 from embedfill.engine.owners import DEFAULT, digest_of
 from embedfill.errors import ConfigError, UsageError
 from embedfill.masks import HIDDEN
@@ -27,6 +29,7 @@ _OTHER_VARIABLES = "EMBEDFILL_ENGINE__"
 _PROJECTS_OWN = "EMBEDFILL_ENGINE__DATA"  # where a project keeps its engine: see config.py
 _URL = re.compile(r"https?://[^/\s]+\S*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_YEAR_S = 366 * 86_400
 _HINT = "the engine's configuration is a TOML file with a table [engine]"
 
 OwnerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -51,6 +54,17 @@ class RouteSettings(Table):
     tokens_per_minute: int | None = Field(default=None, ge=1)
     timeout_s: float = Field(default=600.0, gt=0)
 
+    @field_validator("endpoints")
+    @classmethod
+    def _known(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and not value:
+            raise ValueError("at least one; leave it out for every one")
+        for wrong in set(value or ()) - set(ENDPOINTS):
+            meant = next((name for name in ENDPOINTS if name.endswith("/" + wrong.strip("/"))), None)
+            said = f"did you mean {meant}? " if meant else ""
+            raise ValueError(f"{wrong} is none: {said}there are: {', '.join(ENDPOINTS)}")
+        return value
+
     @field_validator("base_url")
     @classmethod
     def _web(cls, value: str) -> str:
@@ -58,6 +72,10 @@ class RouteSettings(Table):
             raise ValueError("without user info: name the variable that holds the key as api_key_env")
         if "?" in value or "#" in value:
             raise ValueError("without a query: paths are appended to it")
+        for path in (name.removeprefix("/v1") for name in ENDPOINTS):
+            if value.rstrip("/").endswith(path):
+                rest = value.rstrip("/").removesuffix(path)
+                raise ValueError(f"without the endpoint, which is appended to it: {rest}")
         return _http(value)
 
 
@@ -108,7 +126,7 @@ class EngineSettings(Table):
     data: Path
     host: Name = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65_535)
-    api_key: SecretStr | None = Field(default=None, exclude=True)
+    api_key: Annotated[SecretStr | None, FLAG_ONLY] = Field(default=None, exclude=True)
     keys: dict[OwnerName, list[KeySettings]] = Field(default={})
     threads: int = Field(default=0, ge=0)
     device: Device = "auto"
@@ -117,12 +135,12 @@ class EngineSettings(Table):
     routes: dict[Name, RouteSettings] = Field(default={})
     rehearse: list[Name] = Field(default=[])
     limits: LimitSettings = LimitSettings()
-    windows: list[Annotated[str, Field(pattern=r"^[1-9]\d*[mhd]$")]] = Field(default=["24h"])
+    windows: list[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}[mhd]$")]] = Field(default=["24h"])
     webhooks: list[WebhookSettings] = Field(default=[])
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] | None = None
     grace_s: float = Field(default=8.0, ge=0, le=3600)  # docker kills after 10 s
-    while_used: bool = False
+    while_used: Annotated[bool, FLAG_ONLY] = False
 
     @field_validator("limits", mode="before")
     @classmethod
@@ -134,6 +152,9 @@ class EngineSettings(Table):
     def _some(cls, value: list[str]) -> list[str]:
         if not value:
             raise ValueError("at least one")
+        for window in value:
+            if (window_s(window) or 0) > _YEAR_S:
+                raise ValueError(f"{window} is more than a year")
         return value
 
     @property

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from embedfill.engine.state.schema import STEPS, VERSION
+from embedfill.engine.telemetry import logs
 from embedfill.engine.telemetry.meter import UNMETERED, Meter
 from embedfill.errors import EmbedfillError, WorldError
 
@@ -23,6 +24,7 @@ Change = Callable[[sqlite3.Connection], T]
 
 _GROUP = 500  # changes of one commit, at most
 _FAILURES = (sqlite3.Error, EmbedfillError, OSError)
+_MISTAKES = (OverflowError, ValueError, TypeError)  # ours: values that SQLite cannot hold
 
 
 class Database:
@@ -130,6 +132,10 @@ def _apply(
     except _FAILURES as error:
         if not connection.in_transaction:
             raise  # on a full disk SQLite undoes the whole group itself
+        connection.execute("ROLLBACK TO change")
+        future.set_exception(error)
+    except _MISTAKES as error:
+        logs.error("a change failed", error)
         connection.execute("ROLLBACK TO change")
         future.set_exception(error)
     connection.execute("RELEASE change")
