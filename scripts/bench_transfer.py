@@ -134,7 +134,7 @@ class Server:
 
     def _ask(self, method: str, path: str, headers: str) -> socket.socket:
         sock = socket.create_connection(self._address)
-        sock.sendall(f"{method} /v1{path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n{headers}\r\n".encode())
+        sock.sendall(f"{method} /v1{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n".encode())
         return sock
 
     def _status_mb(self, name: str) -> float:

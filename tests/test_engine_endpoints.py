@@ -16,6 +16,7 @@ from starlette.responses import Response
 from embedfill.batchapi.models import ENDPOINTS
 from embedfill.engine.http import passage
 from embedfill.engine.http.passage import Turnstile
+from embedfill.engine.owners import ANYBODY
 from embedfill.engine.relay.limiter import Limiter, Ticket
 from embedfill.engine.relay.upstream import Route
 from embedfill.engine.settings import RouteSettings
@@ -126,6 +127,16 @@ def test_what_was_sent_and_answered_is_passed_on_byte_for_byte(passing: Passing)
     assert seen == [orjson.dumps(orjson.loads(body))]
 
 
+def test_an_idempotency_key_is_its_owners_own_upstream(passing: Passing) -> None:
+    for _ in range(2):
+        passing.engine.post("/chat/completions", json=body_for(CHAT, "x"), headers={"Idempotency-Key": "order-1"})
+    first, second = (asked.headers["idempotency-key"] for asked in passing.fake.asked)
+    assert first == second == passage._asked({"idempotency-key": "order-1"}, ANYBODY)["idempotency-key"]
+    others = {passage._asked({"idempotency-key": "order-1"}, owner)["idempotency-key"] for owner in ("a", "b")}
+    assert len(others | {first, "order-1"}) == 4
+    assert "idempotency-key" not in passage._asked({}, "a")
+
+
 def test_a_renamed_model(passing: Passing) -> None:
     answer = passing.chat(model="alias")
     assert passing.fake.asked[0].body["model"] == "org/Llama-3" and answer.json()["model"] == "alias"
@@ -142,7 +153,9 @@ def test_a_moderation_need_not_name_a_model(passing: Passing) -> None:
         ({"model": "gpt"}, 404, "model_not_found"),
         ({"model": STATIC}, 404, "model_not_found"),  # embeds only
         ({}, 400, "missing_required_parameter"),
-        ({"model": 7}, 400, "missing_required_parameter"),
+        ({"model": ""}, 400, "missing_required_parameter"),
+        ({"model": 7}, 400, "invalid_type"),
+        ({"model": []}, 400, "invalid_type"),
     ],
 )
 def test_what_nobody_serves_is_refused_here(passing: Passing, body: dict[str, Any], status: int, code: str) -> None:

@@ -114,6 +114,32 @@ def test_a_name_is_safe_to_save_under(engine: EngineProcess, name: str, kept: st
     assert "set-cookie" not in response.headers
 
 
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        (b"filename*=UTF-8''%C3%9Cbung.jsonl", "Übung.jsonl"),
+        (b"filename*=utf-8'de'a%2F..%2Fb", "b"),
+        (b"filename*=latin-1''%DC", "upload"),
+        (b"filename=\"a.jsonl\"; filename*=UTF-8''b.jsonl", "a.jsonl"),
+    ],
+)
+def test_a_name_in_the_form_of_other_headers(engine: EngineProcess, named: bytes, kept: str) -> None:
+    assert _named(engine, named).json()["filename"] == kept
+
+
+def test_a_name_that_is_no_utf8_is_refused_in_plain_words(engine: EngineProcess) -> None:
+    response = _named(engine, b'filename="\xdcbung.jsonl"')
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "The multipart body is malformed: Segment header failed to decode."
+
+
+def _named(engine: EngineProcess, named: bytes) -> httpx.Response:
+    fields = {b'name="purpose"': b"user_data", b'name="file"; ' + named: b"x"}
+    parts = [b"--b\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % field for field in fields.items()]
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    return engine.post("/files", content=b"".join(parts) + b"--b--\r\n", headers=headers)
+
+
 def test_a_name_is_not_endless(engine: EngineProcess) -> None:
     for length in (256, 5000):
         assert (
@@ -231,7 +257,7 @@ def _begin_upload(url: str) -> socket.socket:
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.jsonl"\r\n\r\n' + DATA * 200
     )
     head = (
-        "POST /v1/files HTTP/1.1\r\nHost: engine\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         f"Content-Length: {len(body) * 2}\r\n\r\n"
     )
     connection.sendall(head.encode() + body)

@@ -75,7 +75,7 @@ def exchange(engine: EngineProcess, sent: bytes, whole: bool = True) -> Answer |
 
 
 def ask(engine: EngineProcess, method: str, path: str, body: bytes = b"", *headers: bytes) -> Answer:
-    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: engine", b"Connection: close", *headers]
+    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: localhost", b"Connection: close", *headers]
     lines += [b"Content-Length: %d" % len(body)] if body or method == "POST" else []
     answer = exchange(engine, b"\r\n".join(lines) + END + body)
     assert answer is not None

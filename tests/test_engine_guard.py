@@ -317,6 +317,9 @@ def test_a_full_house_says_so(serve: Serve) -> None:
             connection.sendall(b"GET / HTTP/1.1" + END)
             assert b"200 OK" in connection.recv(1000)
         assert asked(url, b"GET / HTTP/1.1" + END) == (503, "too_many_connections")
+        with closing(connected(url)) as probe:  # the engine is full, not dead
+            probe.sendall(b"GET /healthz HTTP/1.1" + END)
+            assert b"200 OK" in answers(probe)
     until(lambda: _status(url), lambda status: status == 200)
 
 

@@ -116,6 +116,12 @@ def test_without_a_key_there_is_nothing(shared: EngineProcess) -> None:
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
 
 
+def test_a_key_is_enough_wherever_it_comes_from(search: Owner) -> None:
+    """No web page has it."""
+    for headers in ({"Host": "engine.example"}, {"Origin": "http://app.example", "Sec-Fetch-Site": "cross-site"}):
+        assert search("GET", "/files", headers).is_success
+
+
 def test_another_owners_things_do_not_exist(search: Owner, reports: Owner) -> None:
     """Every route with an id answers as for an id that was never given."""
     file_id = search.file()

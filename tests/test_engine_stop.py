@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.engine_fixtures import EngineProcess, jsonl, until
 from tests.upstream_fixtures import FakeUpstream, Hang, body_for, request_for, routes_toml
@@ -35,10 +36,7 @@ def test_what_is_in_hand_is_done_and_paid_for_once(
     engine = routed(new_engine, tmp_path, upstream).start()
     batch_id = submit(engine)
     until(lambda: upstream.at_once, lambda count: count == CONCURRENCY)
-    answers: list[httpx.Response] = []
-    body = body_for(CHAT, "somebody waits")
-    waiting = threading.Thread(target=lambda: answers.append(engine.post("/chat/completions", json=body)))
-    waiting.start()
+    waiting, answers = _asking(engine)
     until(lambda: [asked.said for asked in upstream.asked], lambda said: "somebody waits" in said)
     assert engine.stop() == 0
     waiting.join()
@@ -53,18 +51,37 @@ def test_what_is_in_hand_is_done_and_paid_for_once(
 
 
 def test_it_does_not_wait_for_ever(
-    new_engine: Callable[..., EngineProcess], tmp_path: Path, upstream: FakeUpstream
+    new_engine: Callable[..., EngineProcess],
+    tmp_path: Path,
+    upstream: FakeUpstream,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     upstream.act = lambda _asked: Hang(60.0)
     engine = routed(new_engine, tmp_path, upstream).start("--grace", "0.5")
+    waiting, answers = _asking(engine)
+    until(lambda: upstream.at_once, lambda count: count == 1)
     batch_id = submit(engine)
     until(lambda: upstream.at_once, lambda count: count == CONCURRENCY)
     began = time.monotonic()
     assert engine.stop() == 0
     assert time.monotonic() - began < 10
+    waiting.join()
+    assert answers[0].status_code == 503 and answers[0].headers["retry-after"] == "5"
+    assert answers[0].json()["error"]["code"] == "engine_stopping"
+    log = capfd.readouterr().err
+    assert "stopped all_done=False" in log and "Traceback" not in log
     upstream.act = lambda _asked: None
     engine.start()
     assert engine.finished(batch_id)["request_counts"] == {"total": LINES, "completed": LINES, "failed": 0}
+
+
+def _asking(engine: EngineProcess) -> tuple[threading.Thread, list[httpx.Response]]:
+    """A client that waits for an answer, which will be in the list."""
+    answers: list[httpx.Response] = []
+    body = body_for(CHAT, "somebody waits")
+    waiting = threading.Thread(target=lambda: answers.append(engine.post("/chat/completions", json=body)))
+    waiting.start()
+    return waiting, answers
 
 
 def test_a_second_signal_is_obeyed_at_once(

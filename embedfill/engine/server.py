@@ -32,6 +32,7 @@ from embedfill.errors import EmbedfillError, UsageError, WorldError
 
 _USERS_S = 2.0  # the user that started us holds the lock already; others may be about to
 _WATCH_S = 1.0
+_LAST_S = 1.0
 _INTERRUPTED = 130  # safe: what was in hand is done again
 
 Keys = Mapping[str, str]
@@ -117,7 +118,10 @@ class _Server(uvicorn.Server):
         logs.info("stopping", grace_s=self._grace_s)
         drained = asyncio.get_running_loop().run_in_executor(None, self._drain)
         await super().shutdown(sockets)
-        self.drained = await drained
+        cut = list(self.server_state.tasks)  # requests that took longer than the grace, and were just cancelled
+        if cut:
+            await asyncio.wait(cut, timeout=_LAST_S)  # they say so to their clients
+        self.drained = await drained and not cut
         logs.info("stopped", all_done=self.drained)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
 from embedfill.engine.http.auth import BearerAuth
 from embedfill.engine.http.batch_routes import BatchRoutes
+from embedfill.engine.http.bodies import Bodies
 from embedfill.engine.http.endpoint_routes import EndpointRoutes
 from embedfill.engine.http.file_routes import FileRoutes
 from embedfill.engine.http.health_routes import HealthRoutes
@@ -38,7 +39,7 @@ def create_app(engine: Engine) -> ASGIApp:
         ]
     )
     operation = [*HealthRoutes(engine.health).routes(), *engine.metrics.routes()]
-    routes: list[BaseRoute] = [*operation, Mount("/v1", routes=api), *api]
+    routes: list[BaseRoute] = [*operation, Mount("/v1", Router(api, redirect_slashes=False)), *api]
 
     async def on_failure(_request: Request, error: Exception) -> Response:
         refused = refusal(error, engine.data)
@@ -50,14 +51,16 @@ def create_app(engine: Engine) -> ASGIApp:
 
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(BearerAuth, owners=engine.owners)],
+        middleware=[Middleware(BearerAuth, owners=engine.owners), Middleware(Bodies)],
         exception_handlers={
             HTTPException: on_error,
+            ClientDisconnect: on_error,
             EmbedfillError: on_error,
             Exception: on_error,
             **dict.fromkeys(FAILURES, on_failure),
         },
     )
+    app.router.redirect_slashes = False  # nobody is sent to where the client's Host header says
     return Observed(app, engine.metrics, [*operation, *api])
 
 

@@ -12,7 +12,8 @@ from embedfill import ids
 from embedfill.batchapi.limits import OPENAI
 from embedfill.batchapi.models import ENDPOINTS
 from embedfill.engine.http.auth import owner
-from embedfill.engine.http.wire import answer, limit, parse_json, read_json
+from embedfill.engine.http.bodies import read_json
+from embedfill.engine.http.wire import answer, limit, parse_json
 from embedfill.engine.refusal import refused
 from embedfill.engine.state.batches import Batches, NewBatch
 from embedfill.engine.state.purposes import expiry

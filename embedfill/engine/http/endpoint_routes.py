@@ -8,11 +8,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
-from starlette.types import Receive, Scope, Send
 
 from embedfill.batchapi.models import EMBEDDINGS, ENDPOINTS
+from embedfill.engine.http.auth import owner
+from embedfill.engine.http.bodies import read_json
 from embedfill.engine.http.passage import Passage, Turnstile, aside
-from embedfill.engine.http.wire import parse_json, read_json
+from embedfill.engine.http.wire import Nothing, parse_json
 from embedfill.engine.refusal import refused
 from embedfill.engine.relay.upstream import Route
 from embedfill.engine.work.served import Served
@@ -40,7 +41,7 @@ class EndpointRoutes:
         model = _model(values, endpoint)
         pattern = self._served.route(model, endpoint)
         if pattern is not None:
-            passage = Passage(self._turnstiles[pattern], endpoint, model, request.headers)
+            passage = Passage(self._turnstiles[pattern], endpoint, model, request.headers, owner(request))
             return await _unless_gone(request, passage.go(body, values))
         if endpoint == EMBEDDINGS:
             return await self._local(values)
@@ -49,9 +50,13 @@ class EndpointRoutes:
 
 
 def _model(values: dict[str, Any], endpoint: str) -> str:
-    name = values.get("model") or _UNNAMED.get(endpoint)
-    if not isinstance(name, str) or not name:
+    name = values.get("model")
+    if name is None or name == "":
+        name = _UNNAMED.get(endpoint)
+    if name is None:
         raise refused("Missing required parameter: 'model'.", "model", "missing_required_parameter")
+    if not isinstance(name, str):
+        raise refused("Invalid type for 'model': expected a string.", "model", "invalid_type")
     return name
 
 
@@ -61,17 +66,11 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) ->
     watching = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        return await working if working.done() else _Nothing()
+        return await working if working.done() else Nothing()
     finally:
         for task in (working, watching):
             task.cancel()
         await asyncio.gather(working, watching, return_exceptions=True)
-
-
-class _Nothing(Response):
-    """For a client that is not there any more."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
 async def _gone(request: Request) -> None:

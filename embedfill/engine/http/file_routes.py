@@ -4,7 +4,7 @@ import os
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -41,10 +41,7 @@ class FileRoutes:
         ]
 
     async def create(self, request: Request) -> Response:
-        try:
-            return answer(await upload(request, self._files))
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody is there to read it
+        return answer(await upload(request, self._files))
 
     async def list(self, request: Request) -> Response:
         query = request.query_params

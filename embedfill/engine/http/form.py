@@ -6,10 +6,12 @@ Fields may come before or after the file. The part file is the caller's once the
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from multipart import MultipartError, PushMultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +28,7 @@ _PIECE_BYTES = 4_096  # that writing even one byte is worth
 _START_BYTES = 8 << 20
 _FIELD_BYTES = 65_536
 _FIELDS = 32
+_EXTENDED = re.compile(r";\s*filename\*\s*=\s*utf-8'[^';]*'([^;\s]*)", re.IGNORECASE)
 _BOUNDARY_CHARS = 200  # 70 by the standard
 _AROUND_BYTES = 1 << 20  # that a body may have besides its file
 
@@ -146,7 +149,7 @@ class Form:
         if segment.name == self._name:
             if self.filename is not None:
                 raise refused(f"Send one '{self._name}'.", self._name)
-            self.filename = segment.filename or ""
+            self.filename = segment.filename or _extended(segment.header("Content-Disposition", ""))
             self._field = None
         else:
             self._field = self._fields[segment.name] = bytearray()
@@ -175,4 +178,11 @@ def _start_writing(descriptor: int, start: int, stop: int) -> None:
 
 
 def _malformed(error: MultipartError) -> RefusedError:
-    return refused(f"The multipart body is malformed: {error}.", None, "invalid_multipart")
+    reason = error.args[0] if error.args else type(error).__name__  # what follows is an exception of Python's
+    return refused(f"The multipart body is malformed: {reason}.", None, "invalid_multipart")
+
+
+def _extended(disposition: str) -> str:
+    """The name that is given as `filename*=UTF-8''…` alone: a form must not, but some clients do. Empty without one."""
+    found = _EXTENDED.search(disposition)
+    return unquote(found[1]) if found else ""

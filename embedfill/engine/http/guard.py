@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import httptools
 import orjson
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from embedfill.engine.http.wire import refuse
@@ -27,6 +27,7 @@ from embedfill.errors import RefusedError
 
 IDLE_S = 75  # longer than clients keep a connection that they do not use: they are to close it, not we
 _CONNECTIONS = 1_000
+_ALIVE = "/healthz"
 _HEAD_BYTES = 65_536
 _URL_BYTES = 16_384
 _HEADERS = 100
@@ -82,7 +83,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.most:
-            self.app = _busy
+            self.app = partial(_busy, self.app)
         self._look = self.loop.call_later(self.patience.look_s, self._watch)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -262,11 +263,21 @@ class GuardedProtocol(HttpToolsProtocol):
         return self.loop.time() - self._since
 
 
-async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+async def _busy(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """A full house must not be taken for dead: /healthz is answered all the same. Then the connection ends."""
+
+    async def last(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    if scope["path"] == _ALIVE:
+        await app(scope, receive, last)
+        return
     message = "The engine has as many connections as it can hold; try again in a moment."
     response = refuse(RefusedError(503, "too_many_connections", message))
-    response.headers.update({"retry-after": "1", "connection": "close"})
-    await response(scope, receive, send)
+    response.headers["retry-after"] = "1"
+    await response(scope, receive, last)
 
 
 def _response(refusal: RefusedError) -> bytes:

@@ -1,18 +1,22 @@
 """Gives every request an id, and tells of its answer: one line of the log, one number of the metrics. Changes no answer
-but for the header `x-request-id`; knows no route."""
+but for the header `x-request-id`; knows no route. Answers itself what the engine's end breaks off."""
 
+import asyncio
 import time
 from collections.abc import Iterable
 
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from embedfill.engine.http.wire import refuse
 from embedfill.engine.telemetry import logs
 from embedfill.engine.telemetry.metrics import Metrics
+from embedfill.errors import RefusedError
 
 _PATH_CHARS = 200
 _PROBES = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 _NO_ANSWER = 499  # the client went away first; as proxies count it
+_BACK_S = 5.0  # a restart takes about as long
 
 
 class Observed:
@@ -35,6 +39,9 @@ class Observed:
         began = time.perf_counter()
         try:
             await self._app(scope, receive, answer.send)
+        except asyncio.CancelledError:  # the server's, of what takes longer than the grace; nobody waits for this task
+            if not answer.begun:
+                await refuse(_stopping())(scope, receive, answer.send)
         finally:
             broken = answer.begun and (not answer.whole or (gone is not None and gone()))
             self._tell(scope, answer, time.perf_counter() - began, broken)
@@ -75,3 +82,8 @@ class _Answer:
             self.sent += len(message.get("body", b""))
             self.whole = not message.get("more_body", False)
         await self._send(message)
+
+
+def _stopping() -> RefusedError:
+    message = "The engine stops, and could not wait for this request to be done: send it again once it is back."
+    return RefusedError(503, "engine_stopping", message, retry_after_s=_BACK_S)

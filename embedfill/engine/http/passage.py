@@ -6,6 +6,7 @@ connection.
 
 import asyncio
 import contextlib
+import hashlib
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -28,7 +29,8 @@ from embedfill.engine.telemetry import logs
 from embedfill.errors import RefusedError
 
 T = TypeVar("T")
-_ASKED = ("accept", "idempotency-key", "openai-beta", "traceparent", "tracestate", "x-client-request-id")
+_IDEMPOTENCY = "idempotency-key"
+_ASKED = ("accept", _IDEMPOTENCY, "openai-beta", "traceparent", "tracestate", "x-client-request-id")
 _ANSWERED = ("cache-control", "content-type", "retry-after", "retry-after-ms", "x-should-retry")
 _ANSWERED_TOO = ("x-ratelimit-", "openai-processing-", "openai-version")  # and what else begins so
 _MUCH_BYTES = 65_536
@@ -102,14 +104,14 @@ class Turn:
 
 
 class Passage:
-    """The way of one request. `model` is the name that the client has for it."""
+    """The way of one request. `model` is the name that the client has for it; `owner` is who asks."""
 
-    def __init__(self, turnstile: Turnstile, endpoint: str, model: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, turnstile: Turnstile, endpoint: str, model: str, headers: Mapping[str, str], owner: str) -> None:
         self._turnstile = turnstile
         self._route = turnstile.route
         self._endpoint = endpoint
         self._model = model
-        self._headers = _kept(headers, _ASKED)
+        self._headers = _asked(headers, owner)
 
     async def go(self, body: bytes, values: dict[str, Any]) -> Response:
         """`values` is `body`, parsed. Streamed where that is asked for."""
@@ -222,6 +224,15 @@ def _given(headers: httpx.Headers) -> dict[str, str]:
     if "x-request-id" in headers:
         named["x-upstream-request-id"] = headers["x-request-id"]  # the engine has an id of its own for every answer
     return {**_kept(headers, _ANSWERED), **named}
+
+
+def _asked(headers: Mapping[str, str], owner: str) -> dict[str, str]:
+    """Headers of a request that are the upstream's to know. To it all owners are one: each has idempotency keys of its
+    own, or one could be given another's answer."""
+    kept = _kept(headers, _ASKED)
+    if _IDEMPOTENCY in kept:
+        kept[_IDEMPOTENCY] = hashlib.sha256(f"{owner}\n{kept[_IDEMPOTENCY]}".encode()).hexdigest()
+    return kept
 
 
 def _kept(headers: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:

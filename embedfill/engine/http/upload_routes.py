@@ -3,13 +3,14 @@
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from embedfill.engine.http.auth import owner
+from embedfill.engine.http.bodies import read_json
 from embedfill.engine.http.form import Form, receive
-from embedfill.engine.http.wire import answer, parse_json, read_json
+from embedfill.engine.http.wire import answer, parse_json
 from embedfill.engine.refusal import refused
 from embedfill.engine.state.files import plain_name
 from embedfill.engine.state.purposes import checked_purpose, expiry, most_bytes
@@ -38,10 +39,7 @@ class UploadRoutes:
         upload_id, who = request.path_params["id"], owner(request)
         part = await run_in_threadpool(self._uploads.new_part, upload_id, who)
         form = Form(request.headers.get("content-type", ""), "data", part, lambda _fields: PART_BYTES)
-        try:
-            return answer(await receive(request, form, lambda: self._uploads.add(upload_id, who, part)))
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody is there to read it
+        return answer(await receive(request, form, lambda: self._uploads.add(upload_id, who, part)))
 
     async def complete(self, request: Request) -> Response:
         body = parse_json(await read_json(request, _BODY_BYTES))

@@ -7,11 +7,10 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from embedfill.batchapi.limits import BODY_BYTES
 from embedfill.engine.json_text import loads
 from embedfill.engine.refusal import envelope, refused
 from embedfill.errors import EmbedfillError, RefusedError
@@ -32,8 +31,16 @@ def refuse(error: RefusedError) -> Response:
     return response
 
 
+class Nothing(Response):
+    """For a client that is not there any more."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 async def on_error(_request: Request, error: Exception) -> Response:
     """Anything that a route raised, in the envelope."""
+    if isinstance(error, ClientDisconnect):
+        return Nothing()
     if isinstance(error, RefusedError):
         return refuse(error)
     if isinstance(error, HTTPException):
@@ -43,17 +50,6 @@ async def on_error(_request: Request, error: Exception) -> Response:
     if isinstance(error, EmbedfillError):
         return refuse(RefusedError(500, error.code, f"{error.message} {error.hint}".strip()))
     return refuse(RefusedError(500, "internal_error", "The engine failed at this request; its log says why."))
-
-
-async def read_json(request: Request, most: int = BODY_BYTES) -> bytes:
-    """The body, not parsed yet: large ones are parsed off the event loop. Raises RefusedError (413)."""
-    parts, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise RefusedError(413, "request_too_large", f"The request body is larger than {most} bytes.")
-        parts.append(chunk)
-    return b"".join(parts)
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
