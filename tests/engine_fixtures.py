@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import openai
@@ -26,8 +26,8 @@ class EngineProcess:
         self.process: subprocess.Popen[str] | None = None
         self.http = httpx.Client(timeout=30.0)
 
-    def start(self, *arguments: str) -> "EngineProcess":
-        self.process = subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, text=True)
+    def start(self, *arguments: str, log: IO[str] | None = None) -> "EngineProcess":
+        self.process = subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         self.announcement = self.process.stdout.readline()
         self.url = self.announcement.removeprefix("listening on ").strip()

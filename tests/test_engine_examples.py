@@ -41,6 +41,8 @@ def test_what_is_commented_out_is_a_setting_too_and_none_is_left_out(
     for name, value in ENVIRON.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "models/my-model").mkdir(parents=True)
+    for name in ("model.onnx", "tokenizer.json"):
+        (tmp_path / "models/my-model" / name).write_text("{}")
     whole = tmp_path / "configs/engine.toml"
     whole.parent.mkdir()
     whole.write_text("\n".join(_uncommented(line) for line in TOML.read_text().splitlines()))

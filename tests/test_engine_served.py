@@ -37,6 +37,12 @@ def test_a_route_for_everything_leaves_local_models_alone_unless_it_names_them()
     assert served.route("taken", EMBEDDINGS) == "taken" and served.route("anything", EMBEDDINGS) == "*"
 
 
+def test_what_is_answered_at_an_endpoint_in_words() -> None:
+    assert SERVED.at(EMBEDDINGS) == "here, taken, gpt-*, o[13]"
+    assert SERVED.at(CHAT) == "gpt-4*, gpt-*, taken, chat, o[13]"
+    assert Served(("here",), {}).at(CHAT) == "none"
+
+
 def test_patterns_are_not_listed_but_what_they_take_is_found() -> None:
     assert SERVED.names == ("here", "taken", "chat")
     assert SERVED.lists("gpt-9") and SERVED.lists("here") and not SERVED.lists("nobody")

@@ -59,7 +59,7 @@ def _serve(settings: EngineSettings, announce: Callable[[str], None], keys: Call
     _on_signals(server)
     _on_crash(server)
     for name in settings.preload:
-        engine.pool.runner(name)
+        engine.pool.load(name)
     gc.freeze()  # what is loaded stays: to look through it again and again costs a third of a short request line
     due = time.monotonic() + _USERS_S
     watch = Loop("users-watch", lambda: _leave_if_unused(folder, server, due), _WATCH_S)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from embedfill.engine.settings import EngineSettings, ModelSettings
 from embedfill.engine.telemetry import logs
-from embedfill.errors import ConfigError
+from embedfill.errors import ConfigError, ModelError
+from embedfill.models import layout
 from embedfill.models.base import Model
 from embedfill.models.known import KNOWN
 from embedfill.models.load import load, offered, open_model
@@ -16,7 +17,7 @@ Maker = Callable[[], Model]
 
 def makers(settings: EngineSettings) -> Iterator[tuple[str, Maker]]:
     """Name and loader of each local model: those with names of their own, and those of the settings. Raises
-    ConfigError for a directory that is not there, or a name that is taken."""
+    ConfigError for a directory that is not there or lacks its files, or a name that is taken."""
     for name in offered():
         yield name, partial(_told, partial(load, name, settings.threads, settings.device))
     for name, model in settings.models.items():
@@ -27,8 +28,15 @@ def makers(settings: EngineSettings) -> Iterator[tuple[str, Maker]]:
 def _check(name: str, model: ModelSettings) -> None:
     if name in KNOWN:
         raise ConfigError(f"engine.models.{name}", model.path, "this name is another model's; give one of your own")
-    if not Path(model.path).exists():
-        raise ConfigError(f"engine.models.{name}.path", model.path, "there is no such directory")
+    key, path = f"engine.models.{name}.path", Path(model.path)
+    if not path.exists():
+        raise ConfigError(key, model.path, "there is no such directory")
+    try:
+        layout.read(path)
+        if model.kind == "onnx":
+            layout.onnx_file(path)
+    except ModelError as error:
+        raise ConfigError(key, model.path, f"{error.message}; {error.hint}") from None
 
 
 def _open(name: str, model: ModelSettings, settings: EngineSettings) -> Model:

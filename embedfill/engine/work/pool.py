@@ -13,13 +13,16 @@ from functools import partial
 import numpy as np
 
 from embedfill.batchapi.limits import LOCAL as ENGINE
+from embedfill.engine.telemetry import logs
 from embedfill.engine.telemetry.meter import UNMETERED, Meter
 from embedfill.engine.work.embeddings import Embedded, EmbeddingRequest, Input, over_limit, unknown_token
 from embedfill.engine.work.recent import Recent
-from embedfill.errors import RefusedError
+from embedfill.errors import EmbedfillError, RefusedError
 from embedfill.models.base import IdTokenizer, Model, Vectors
 from embedfill.models.load import load, offered
 
+# What a request can make a model raise. It costs that request its result, not the engine its life.
+FAILURES = (EmbedfillError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, MemoryError)
 _FORWARD_S = 0.2
 _FORWARD_TOKENS = (1_024, 131_072)
 _RECENT_BYTES = 32 << 20  # of each model
@@ -177,6 +180,7 @@ class Pool:
         self._meter = meter
         self._makers: dict[str, Callable[[], Model]] = {name: partial(load, name, threads) for name in offered()}
         self._runners: dict[str, Runner] = {}
+        self._failed: dict[str, str] = {}  # why, by the model
         self._gate = Gate()
         self._lock = threading.Lock()
 
@@ -189,7 +193,18 @@ class Pool:
         self._makers[name] = make
 
     def runner(self, name: str) -> Runner:
-        """Raises RefusedError (404) for an unknown name, ModelError where its packages are missing."""
+        """Raises RefusedError: 404 for an unknown name, 500 for a model that cannot be loaded. Why is the log's to say."""
+        try:
+            return self.load(name)
+        except RefusedError:
+            raise
+        except (*FAILURES, OSError) as error:
+            self._tell(name, error)
+            message = f"The model '{name}' cannot be loaded; the engine's log says why."
+            raise RefusedError(500, "model_unavailable", message, param="model") from error
+
+    def load(self, name: str) -> Runner:
+        """As `runner`, but raises what the model raises, such as ModelError."""
         if name not in self._makers:
             message = f"The model '{name}' does not exist here; there are: {', '.join(self.names)}."
             raise RefusedError(404, "model_not_found", message, param="model")
@@ -197,3 +212,11 @@ class Pool:
             if name not in self._runners:
                 self._runners[name] = Runner(self._makers[name](), self._gate, self._request_tokens, self._meter)
             return self._runners[name]
+
+    def _tell(self, name: str, error: Exception) -> None:
+        """Once, not at every request; anew where the reason is another."""
+        if self._failed.get(name) == str(error):
+            return
+        self._failed[name] = str(error)
+        hint = error.hint if isinstance(error, EmbedfillError) else None
+        logs.error("model cannot be loaded", model=name, reason=f"{type(error).__name__}: {error}", hint=hint)

@@ -18,6 +18,14 @@ class Served:
         plain = (pattern for pattern in self._routes if not set(pattern) & set("*?["))
         return tuple(dict.fromkeys((*self._local, *plain)))
 
+    def at(self, endpoint: str) -> str:
+        """What is answered there, in words: local models, and the patterns of routes."""
+        local = self._local if endpoint == EMBEDDINGS else ()
+        routed = (
+            name for name, route in self._routes.items() if route.endpoints is None or endpoint in route.endpoints
+        )
+        return ", ".join(dict.fromkeys((*local, *routed))) or "none"
+
     def route(self, model: str, endpoint: str) -> str | None:
         """The pattern of the first route that takes this model at this endpoint; None where none does. A route stands
         over a local model only where it names it in full: `*` is meant for the others."""
