@@ -166,7 +166,10 @@ def test_what_nobody_serves_is_refused_here(passing: Passing, body: dict[str, An
 def test_a_route_may_be_of_some_endpoints_only(passing: Passing) -> None:
     assert passing.chat(model="chat-only").status_code == 200
     answer = passing.post("/v1/completions", body_for("/v1/completions", "x", "chat-only"))
-    assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
+    error = answer.json()["error"]
+    assert answer.status_code == 404 and error["code"] == "model_not_found"
+    there = error["message"].partition("there are: ")[2].rstrip(".").split(", ")
+    assert {"gpt-*", "alias"} <= set(there) and not {"chat-only", STATIC} & set(there)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff"])

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
-from embedfill.batchapi.models import EMBEDDINGS, ENDPOINTS
+from embedfill.batchapi.models import ENDPOINTS
 from embedfill.engine.http.auth import owner
 from embedfill.engine.http.bodies import read_json
 from embedfill.engine.http.passage import Passage, Turnstile, aside
@@ -43,9 +43,9 @@ class EndpointRoutes:
         if pattern is not None:
             passage = Passage(self._turnstiles[pattern], endpoint, model, request.headers, owner(request))
             return await _unless_gone(request, passage.go(body, values))
-        if endpoint == EMBEDDINGS:
+        if self._served.local(model, endpoint):
             return await self._local(values)
-        message = f"The model '{model}' is not served at {endpoint} here; there are: {', '.join(self._served.names)}."
+        message = f"The model '{model}' is not served at {endpoint} here; there are: {self._served.at(endpoint)}."
         raise RefusedError(404, "model_not_found", message, param="model")
 
 

@@ -48,7 +48,8 @@ async def on_error(_request: Request, error: Exception) -> Response:
         response.headers.update(error.headers or {})
         return response
     if isinstance(error, EmbedfillError):
-        return refuse(RefusedError(500, error.code, f"{error.message} {error.hint}".strip()))
+        said = (words.rstrip(".") for words in (error.message, error.hint) if words)
+        return refuse(RefusedError(500, error.code, ". ".join(said) + "."))
     return refuse(RefusedError(500, "internal_error", "The engine failed at this request; its log says why."))
 
 

@@ -156,7 +156,7 @@ class _Check:
 
     def _wrong_model(self, model: str) -> BatchError | None:
         if not self._served.knows(model, self._endpoint):
-            there = _shown(", ".join(self._served.names))
+            there = _shown(self._served.at(self._endpoint))
             message = f"The model '{_shown(model)}' is not served at {self._endpoint} here; there are: {there}."
             return _error("model_not_found", message, "body.model")
         self.model = self.model or model
