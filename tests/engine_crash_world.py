@@ -40,7 +40,7 @@ class World:
     died: Callable[[], None] = lambda: None  # called after each kill, before the next engine
     ledger: Ledger = field(default_factory=Ledger)
     kills: int = 0
-    ends: int = 0  # of engines whose disk failed
+    ends: int = 0  # of engines whose disk failed while they started
     told: int = 0  # answers that said that the disk failed
     faulty: bool = False
     rests: int = 0
@@ -67,17 +67,17 @@ class World:
                 self.url = announced.recv()
                 return
             except EOFError:
-                self._buried()
+                self._buried(starting=True)
             finally:
                 announced.close()
         raise AssertionError("the engine does not live")
 
-    def _buried(self) -> None:
+    def _buried(self, starting: bool = False) -> None:
         assert self.process is not None
         self.process.join(_PATIENCE_S)
         code = self.process.exitcode
         self.process = None
-        if code == 1 and self.faulty and not self.ends:
+        if code == 1 and starting and self.faulty and not self.ends:
             self.room.touch()
             self.ends += 1
             return

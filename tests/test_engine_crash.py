@@ -67,8 +67,8 @@ IN_A_ROW = {  # the second kill comes while what the first one left is mended
     "in_parts": ("after rename in Uploads.add", "before unlink in Uploads._remove", "after unlink in Uploads._remove"),
     "small": (
         "half pwrite of output in _write",
-        "before ftruncate in Spool.__init__",
-        "after ftruncate in Spool.__init__",
+        "before ftruncate in Spool._open",
+        "after ftruncate in Spool._open",
     ),
     "refused": ("after link in Spools.hold", "before commit of Batches.refuse", "after commit of Batches.refuse"),
     "cancelled": ("after commit of Batches.cancel", "after pwrite of error in _write", "before commit of Batches.end"),

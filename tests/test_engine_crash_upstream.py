@@ -1,7 +1,11 @@
 """SIGKILL while requests are at an upstream, and while webhooks are told: no finished line is asked for again, what was
-under way is asked again at most, and each end of a batch is told of under one id."""
+under way is asked again at most, and each end of a batch is told of under one id. A disk that fails has nothing asked
+for at all.
+"""
 
+import errno
 import sqlite3
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -58,6 +62,29 @@ def test_killed_at_an_upstream(tmp_path: Path, upstream: FakeUpstream, points: t
     told = [one for one in upstream.asked if one.path == HOOK]
     assert {one.headers["webhook-id"] for one in told} == {told[0].headers["webhook-id"]}
     assert {(one.body["type"], one.body["data"]["id"]) for one in told} == {("batch.completed", batch_id)}
+
+
+@pytest.mark.parametrize("point", ["half pwrite of output in _write", "before commit of Spool.append"])
+def test_a_disk_that_fails_at_an_upstream(tmp_path: Path, upstream: FakeUpstream, point: str) -> None:
+    upstream.pause_s = 0.01
+    route = {"base_url": upstream.url, "concurrency": AT_ONCE}
+    with world(tmp_path, Fault(point, 2, -errno.ENOSPC), routes={"gpt-*": route}) as made:
+        ids = [f"c{n}" for n in range(1, 5 * LINES + 1)]
+        batch_id = made.submit(made.upload(jsonl(request_for(CHAT, id_, id_) for id_ in ids)), ids, endpoint=CHAT)
+        ready = made.url.removesuffix("/v1") + "/readyz"
+        until(lambda: made.http.get(ready).text, lambda text: "waits until the data directory" in text)
+        time.sleep(0.1)  # what is on its way arrives
+        asked = len(upstream.asked)
+        assert 0 < asked < len(ids)
+        time.sleep(1.2)  # it tries again
+        assert len(upstream.asked) == asked
+        assert made.http.get(f"{made.url}/batches/{batch_id}").json()["status"] == "in_progress"
+        made.room.touch()
+        batch = made.until(batch_id, lambda batch: batch["status"] in ENDED)
+        assert batch["request_counts"] == {"total": len(ids), "completed": len(ids), "failed": 0}
+        made.finish()
+    assert Counter(one.said for one in upstream.asked) == dict.fromkeys(ids, 1)
+    assert not made.ends
 
 
 def _untold(world: World) -> list[tuple[int]]:

@@ -52,6 +52,12 @@ def test_requests_on_a_full_disk(new_engine: Callable[..., EngineProcess]) -> No
     assert engine.finished(engine.submit(small))["status"] == "completed"
 
 
+def _reasons(engine: EngineProcess) -> list[str]:
+    """Why the engine says that it is not ready."""
+    response = engine.http.get(engine.url.removesuffix("/v1") + "/readyz")
+    return list(response.json()["reasons"]) if response.status_code == 503 else []
+
+
 def test_a_running_batch_on_a_full_disk(
     new_engine: Callable[..., EngineProcess], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,13 +65,17 @@ def test_a_running_batch_on_a_full_disk(
     file_id = engine.upload(jsonl(request_line(f"r{n}", list(texts(2, 2 * n))) for n in range(_LINES))).json()["id"]
     _leave(engine, 3_000_000)  # the results take more
     batch_id = engine.post("/batches", json=batch_body(file_id)).raise_for_status().json()["id"]
-    assert engine.wait() == 1
-    message, hint = capfd.readouterr().err.splitlines()[-2:]
-    assert message.startswith("error: the engine cannot write to its data directory")
-    assert str(engine.data) in message and "too large" in message
-    assert hint.startswith("hint: free some space on the disk") and "start the engine again" in hint
-    engine.start()
+    waits = "work waits until the data directory can be written again"
+    until(lambda: _reasons(engine), lambda reasons: waits in reasons)
+    assert engine.upload(bytes(4_000_000)).status_code == 507
+    assert engine.get(f"/batches/{batch_id}").json()["status"] == "in_progress"
+    assert engine.get(f"/files/{file_id}/content").status_code == 200
+    _leave(engine, resource.RLIM_INFINITY)
     assert engine.finished(batch_id)["request_counts"] == {"total": _LINES, "completed": _LINES, "failed": 0}
+    until(lambda: _reasons(engine), lambda reasons: waits not in reasons)
+    told = capfd.readouterr().err
+    assert told.count("waiting for room") == told.count("there is room again") == 1 and "too large" in told
+    assert str(engine.data) in told and "free some space on the disk" in told
     connection = sqlite3.connect(engine.data / "engine.db")
     assert connection.execute("SELECT runs, count(*) FROM lines GROUP BY runs").fetchall() == [(1, _LINES)]
     connection.close()
@@ -119,10 +129,11 @@ def test_a_disk_that_is_really_full(disk: Path, capfd: pytest.CaptureFixture[str
         _fill(disk, leave=400_000)  # the results take megabytes
         batch = engine.post("/batches", json=batch_body(file["id"])).raise_for_status().json()
         ledger.submitted(batch, [str(line["custom_id"]) for line in lines])
-        assert engine.wait() == 1
-        assert "(No space left on device)" in capfd.readouterr().err
+        until(lambda: capfd.readouterr().err, lambda told: "(No space left on device)" in told)
+        assert _reasons(engine) == ["the disk of the data directory is nearly full"]
+        assert engine.get(f"/batches/{batch['id']}").json()["status"] == "in_progress"
         assert _mount("-o", "remount,size=64m", str(disk))
-        ledger.saw(engine.start().finished(batch["id"]))
+        ledger.saw(engine.finished(batch["id"]))
         until(lambda: any((engine.data / "spool").iterdir()), lambda left: not left)
         assert engine.stop() == 0
         assert violations(engine.data, ledger) == []

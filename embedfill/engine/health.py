@@ -36,7 +36,7 @@ class Health:
         with self._looking:
             looked, found = self._known
             if time.monotonic() - looked > _FRESH_S:
-                found = [*self._threads(), *self._disk(), *self._writes()]
+                found = [*self._threads(), *(self._disk() or self._waiting()), *self._writes()]
                 self._known = (time.monotonic(), found)
         return found
 
@@ -51,6 +51,11 @@ class Health:
         if not os.access(self._data, os.W_OK):  # also says so of a file system that became read-only
             return ["the data directory cannot be written"]
         return ["the disk of the data directory is nearly full"] if free < _ROOM_BYTES else []
+
+    def _waiting(self) -> list[str]:
+        """A quota, or a limit on the size of files: what the disk itself does not tell."""
+        waits = any(loop.waiting for loop in self._loops)
+        return ["work waits until the data directory can be written again"] if waits else []
 
     def _writes(self) -> list[str]:
         try:

@@ -7,12 +7,18 @@ from pathlib import Path
 from embedfill.engine import room
 from embedfill.engine.telemetry import logs
 
+_RETRY_S = 1.0
+
 
 class Loop:
-    """`step` returns whether it did something; after one that did not, the loop rests until woken, or for `rest_s`."""
+    """`step` returns whether it did something; after one that did not, the loop rests until woken, or for `rest_s`. `data`:
+    what it writes to; a step that fails because that cannot be written is one that can be done again: the loop tries it
+    until it can, and is `waiting` meanwhile."""
 
-    def __init__(self, name: str, step: Callable[[], bool], rest_s: float) -> None:
+    def __init__(self, name: str, step: Callable[[], bool], rest_s: float, data: Path | None = None) -> None:
         self.name = name
+        self.waiting = False
+        self._data = data
         self._step = step
         self._rest_s = rest_s
         self._wake = threading.Event()
@@ -44,21 +50,22 @@ class Loop:
     def _run(self) -> None:
         while not self.stopping.is_set():
             self._wake.clear()
-            if not self._step():
-                self._wake.wait(self._rest_s)
+            if not (self._step() if self._data is None else self._patiently(self._data)):
+                self._wake.wait(min(self._rest_s, _RETRY_S) if self.waiting else self._rest_s)
 
-
-def patient(step: Callable[[], bool], data: Path) -> Callable[[], bool]:
-    """A step that can be done again, which rests where `data` cannot be written: its loop will try it again."""
-
-    def tried() -> bool:
+    def _patiently(self, data: Path) -> bool:
         try:
-            return step()
+            did = self._step()
         except room.FAILURES as error:
             number = room.cause(error)
             if number is None:
                 raise
-            logs.warning("waiting for room", message=room.message(number, data), hint=room.remedy(number, data))
+            if not self.waiting:
+                hint = f"{room.remedy(number, data)}; the work goes on by itself then"
+                logs.warning("waiting for room", thread=self.name, message=room.message(number, data), hint=hint)
+            self.waiting = True
             return False
-
-    return tried
+        if self.waiting:
+            logs.warning("there is room again", thread=self.name)
+        self.waiting = False
+        return did

@@ -7,7 +7,7 @@ from functools import partial
 from embedfill.batchapi.windows import window_s
 from embedfill.engine.gauges import Gauges
 from embedfill.engine.health import Health
-from embedfill.engine.loop import Loop, patient
+from embedfill.engine.loop import Loop
 from embedfill.engine.owners import Owners
 from embedfill.engine.relay.forward import Forwarder
 from embedfill.engine.relay.upstream import Route
@@ -59,8 +59,8 @@ class Engine:
         self._worker = Worker(self._jobs(self._is_local), self.pool)
         others = self._jobs(lambda batch: not self._is_local(batch))  # of no route any more too: one may come back
         self._forwarder = Forwarder(others, self.batches, self.routes, self._route)
-        self._working = Loop("worker", self._worker.step, 1.0)
-        self._forwarding = Loop("forwarder", self._forwarder.step, 1.0)
+        self._working = Loop("worker", self._worker.step, 1.0, root)
+        self._forwarding = Loop("forwarder", self._forwarder.step, 1.0, root)
         self._validator = Validator(
             self.batches,
             self.files,
@@ -70,12 +70,10 @@ class Engine:
             lambda: self._validating.stopping.is_set(),
             self._run,
         )
-        self._validating = Loop("validator", patient(self._validator.step, root), 1.0)
-        self._sweeping = Loop("sweeper", patient(Sweep(self.database, self._expire).step, root), _SWEEP_S)
+        self._validating = Loop("validator", self._validator.step, 1.0, root)
+        self._sweeping = Loop("sweeper", Sweep(self.database, self._expire).step, _SWEEP_S, root)
         self._notifiers = [Notifier(self.database, hook, self.metrics) for hook in hooks]
-        notifying = [
-            Loop(f"webhook-{place}", patient(one.step, root), 1.0) for place, one in enumerate(self._notifiers)
-        ]
+        notifying = [Loop(f"webhook-{place}", one.step, 1.0, root) for place, one in enumerate(self._notifiers)]
         self._loops = (self._validating, self._sweeping, self._working, self._forwarding, *notifying)
         self.health = Health(root, self.database, self._loops)
         Gauges(root, self.database, self.routes).register(self.metrics)

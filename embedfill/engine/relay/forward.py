@@ -62,6 +62,7 @@ class Forwarder:
     def step(self) -> bool:
         for landed in self._arrived(self._rest_s()):
             self._land(*landed)
+        self._jobs.catch_up()  # nothing is sent, and paid for, whose answer would find no room
         if self._look_due or time.monotonic() >= self._looked_at + _LOOK_S:
             self._look()
         for lane in self._lanes.values():

@@ -7,6 +7,7 @@ committed row was cut short by a crash and is cut off when the spool is opened a
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -21,6 +22,7 @@ from embedfill.store.local import sync_directory
 Name = Literal["output", "error"]
 NAMES: tuple[Name, ...] = ("output", "error")
 _NOTHING = (0, 0, 0, 0)
+_PROBE = bytes(1 << 16)
 
 
 class Result(NamedTuple):
@@ -45,13 +47,22 @@ class Spool:
         self._meter = meter
         self._seq = seq
         self._database = database
-        self._failed = False  # the writer's: what stands behind a record that failed is never recorded
+        self._gap = threading.Event()  # set once a record failed: what stands behind it is never recorded
         self._ends = self._committed()
         self._files: dict[Name, int] = {}
+        try:
+            self._open()
+        except OSError:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         for name in NAMES:
             self._files[name] = os.open(self.path(name), os.O_WRONLY | os.O_CREAT, 0o644)
+            # No work is begun, nor paid for, whose results would find no room.
+            os.pwrite(self._files[name], _PROBE, self._ends[name])
             os.ftruncate(self._files[name], self._ends[name])
-        sync_directory(folder)
+        sync_directory(self.folder)
 
     def path(self, name: Name) -> Path:
         return self.folder / name
@@ -82,15 +93,24 @@ class Spool:
                 ends[name] = stop
         self._ends = ends
         spent = [sum(column) for column in zip(_NOTHING, *map(_spent, results))]
-        written = self._database.write(lambda connection: self._record(connection, rows, spent))
+        gap = self._gap
+        written = self._database.write(lambda connection: self._record(connection, rows, spent, gap))
         completed = sum(result.spool == "output" for result in results)
-        written.add_done_callback(partial(self._tell, completed, len(results) - completed, spent))
+        written.add_done_callback(partial(self._tell, completed, len(results) - completed, spent, gap))
         return written
 
-    def _tell(self, completed: int, failed: int, spent: list[int], written: Future[None]) -> None:
+    def rewind(self) -> None:
+        """After an append failed, and once every other one has resolved: cuts off what stands behind the last record, and
+        the next append goes there."""
+        self._ends = self._committed()
+        for name in NAMES:
+            os.ftruncate(self._files[name], self._ends[name])
+        self._gap = threading.Event()
+
+    def _tell(self, completed: int, failed: int, spent: list[int], gap: threading.Event, written: Future[None]) -> None:
         """Called by the writer, before it comes to its next change."""
         if written.exception():
-            self._failed = True
+            gap.set()
         else:
             self._meter.lines(completed, failed, spent[0], spent[2])
 
@@ -100,9 +120,13 @@ class Spool:
             os.close(descriptor)
 
     def _record(
-        self, connection: sqlite3.Connection, rows: list[tuple[int, int, Name, int, int, int, int]], spent: list[int]
+        self,
+        connection: sqlite3.Connection,
+        rows: list[tuple[int, int, Name, int, int, int, int]],
+        spent: list[int],
+        gap: threading.Event,
     ) -> None:
-        if self._failed:
+        if gap.is_set():
             raise WorldError("a result before these could not be recorded", "start the engine again; nothing is lost")
         for name in {row[2] for row in rows}:
             os.fsync(self._files[name])

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from itertools import islice
 
 from embedfill.batchapi.models import File
+from embedfill.engine import room
 from embedfill.engine.state import files
 from embedfill.engine.state.batches import Active, Batches
 from embedfill.engine.state.files import Files
 from embedfill.engine.state.spool import Name, Spools
+from embedfill.engine.telemetry import logs
 from embedfill.engine.work.job import Job, never_run
 from embedfill.engine.work.schedule import admitted
 
@@ -32,7 +34,8 @@ class Jobs:
 
     def running(self) -> list[Job]:
         """Ends what is to be ended; the jobs that have lines left to run, nearest deadline first: some of every owner
-        and model, but not more than may be open at once."""
+        and model, but not more than may be open at once. Raises as `catch_up` does."""
+        self.catch_up()
         active = [batch for batch in self._batches.active() if batch.model is not None and self._mine(batch)]
         self.active = bool(active)
         left = [batch for batch in active if not self._settled(batch)]
@@ -40,9 +43,19 @@ class Jobs:
         self._park({batch.id for batch in left} - {batch.id for batch in chosen})
         return [self._job(batch) for batch in chosen]
 
+    def catch_up(self) -> None:
+        """Writes what there was no room for; raises where there still is none. No line is to be taken then."""
+        for job in self._open.values():
+            job.catch_up()
+
     def close(self) -> None:
         for job in self._open.values():
-            job.settle()
+            try:
+                job.settle()
+            except room.FAILURES as error:
+                if room.cause(error) is None:
+                    raise
+                logs.warning("results without room are made again", batch=job.batch.id)
             job.close()
         self._open.clear()
 
@@ -50,9 +63,8 @@ class Jobs:
         """Closes the jobs of these, which others have pushed out. What they have finished is on disk."""
         for batch_id in batch_ids & self._open.keys():
             if not self._open[batch_id].outstanding:
-                job = self._open.pop(batch_id)
-                job.settle()
-                job.close()
+                self._open[batch_id].settle()
+                self._open.pop(batch_id).close()
 
     def _job(self, batch: Active) -> Job:
         if batch.id not in self._open:
@@ -99,12 +111,16 @@ class Jobs:
             for file in (output, error):
                 if file is not None:
                     self._files.path(file.id).unlink()
+            job.files.clear()
 
     def _link(self, job: Job, name: Name) -> File | None:
-        """A file of what was spooled, still without a row; None where nothing was."""
+        """A file of what was spooled, still without a row; None where nothing was. The same again where the batch could
+        not be ended for want of room."""
         size = job.spool.size(name)
         if not size:
             return None
-        file = files.new_file(size, f"{job.batch.id}_{name}.jsonl", "batch_output", job.batch.output_seconds)
-        self._files.link(job.spool.path(name), file)
-        return file
+        if name not in job.files:
+            file = files.new_file(size, f"{job.batch.id}_{name}.jsonl", "batch_output", job.batch.output_seconds)
+            self._files.link(job.spool.path(name), file)
+            job.files[name] = file
+        return job.files[name]

@@ -16,7 +16,7 @@ from embedfill.engine.work.job import Item, Job, failed, succeeded
 from embedfill.engine.work.jobs import Jobs
 from embedfill.engine.work.pool import Answer, Pace, Pool, Runner
 from embedfill.engine.work.schedule import Schedule, Window
-from embedfill.errors import EmbedfillError, RefusedError
+from embedfill.errors import EmbedfillError, RefusedError, WorldError
 
 _WINDOW_S = 0.5
 _WINDOW_BYTES = (16_384, 4_194_304)  # of request lines
@@ -126,6 +126,10 @@ def _answers(runner: Runner, requests: Sequence[EmbeddingRequest]) -> list[Answe
         return []
     try:
         return runner.answer(requests)
+    except OSError as error:  # of no request's making; nor would it help to wait for room
+        raise WorldError(
+            f"the model '{requests[0].model}' failed: {error}", "see that its files can be read"
+        ) from error
     except _MODEL_FAILURES as error:
         if len(requests) > 1:
             return [_answers(runner, [request])[0] for request in requests]
