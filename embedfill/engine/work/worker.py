@@ -22,6 +22,7 @@ _WINDOW_S = 0.5
 _WINDOW_BYTES = (16_384, 4_194_304)  # of request lines
 _WINDOW_LINES = 2_048
 _WINDOW_INPUTS = 8_192
+_WINDOW_FLOATS = 4 << 20  # of their vectors: as text these are 80 MB or so
 
 # What a request can make a model raise. It costs that request its result, not the engine its life.
 _MODEL_FAILURES = (EmbedfillError, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, MemoryError)
@@ -89,10 +90,11 @@ def _gather(jobs: list[Job], window: Window, runner: Runner | RefusedError) -> t
     asked: list[Asked] = []
     results: Results = defaultdict(list)
     lines = inputs = 0
-    while lines < _WINDOW_LINES and inputs < _WINDOW_INPUTS and (turn := window.next()) is not None:
+    most = min(_WINDOW_INPUTS, _WINDOW_FLOATS // runner.model.dimensions) if isinstance(runner, Runner) else 1
+    while lines < _WINDOW_LINES and inputs < most and (turn := window.next()) is not None:
         owner, size = turn
         queue, taken = queues[owner], 0
-        while queue and taken < size and lines < _WINDOW_LINES and inputs < _WINDOW_INPUTS:
+        while queue and taken < size and lines < _WINDOW_LINES and inputs < most:
             job = queue[0]
             if (item := job.take()) is None:
                 queue.popleft()
