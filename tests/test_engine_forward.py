@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from embedfill.batchapi.models import ENDPOINTS, Batch
 from embedfill.engine.loop import Loop
-from embedfill.engine.relay import forward, lane, limiter
+from embedfill.engine.relay import forward, lane, limiter, patience
 from embedfill.engine.relay.forward import Forwarder
 from embedfill.engine.relay.upstream import Route
 from embedfill.engine.settings import RouteSettings
@@ -125,6 +125,7 @@ def routed(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Routed]:
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits are a hundredth of what they are."""
     monkeypatch.setattr(lane, "_BACKOFF_S", (0.01, 0.1))
+    monkeypatch.setattr(patience, "_SPAN_S", 0.6)
     monkeypatch.setattr(limiter, "_REST_S", (0.005, 0.1))
     monkeypatch.setattr(limiter, "_BLOCKED_S", (0.05, 0.1))
 

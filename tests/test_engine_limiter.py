@@ -144,6 +144,41 @@ def test_urgent_requests_go_first() -> None:
     limited.enter()
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_urgent_requests_without_end_leave_every_fourth_turn_to_batches(concurrency: int) -> None:
+    limited, went = Limited(concurrency), ""
+    under_way: list[Ticket] = []
+    with limited.limiter.urgently():  # some wait all the time
+        for _ in range(400):
+            for urgent in (True, False):  # and are the quicker ones
+                while isinstance(ticket := limited.limiter.enter(1, urgent), Ticket):
+                    under_way.append(ticket)
+                    went += "u" if urgent else "b"
+            limited.time.at += 0.1
+            limited.limiter.leave(under_way.pop(0), "fine")
+    assert went.count("b") == pytest.approx(len(went) / 4, rel=0.05) and "bb" not in went[concurrency:]
+
+
+def test_urgent_requests_wait_for_no_batch_that_does_not_come() -> None:
+    limited = Limited(1)
+    for _ in range(10):
+        limited.limiter.leave(limited.enter(urgent=True), "fine")
+    held = limited.enter(urgent=True)
+    assert limited.wait() == math.inf  # it would like to
+    limited.limiter.leave(held, "fine")
+    assert 0 < limited.wait(urgent=True) < 0.1
+    limited.time.at += 2.0
+    limited.enter(urgent=True)
+
+
+def test_urgent_requests_need_not_wait_for_batches_that_rest() -> None:
+    limited = Limited(1)
+    for _ in range(4):
+        limited.limiter.leave(limited.enter(urgent=True), "trouble")
+    assert limited.wait() == pytest.approx(1.0)
+    limited.enter(urgent=True)
+
+
 def test_who_listens_is_told_when_a_place_is_free() -> None:
     limited, told = Limited(1), []
     limited.limiter.on_change(lambda: told.append(limited.limiter.under_way))
@@ -167,6 +202,12 @@ def test_a_request_dearer_than_a_minute_is_sent_all_the_same() -> None:
     limited = Limited(8, tokens=60)
     limited.enter(10_000)
     assert limited.wait(1) > 60
+
+
+def test_a_request_that_may_cost_a_thousand_minutes_stops_the_others_for_one() -> None:
+    limited = Limited(8, tokens=60)
+    limited.limiter.leave(limited.enter(60_000), "fine")  # refused, as it happens
+    assert limited.wait(1) < 70
 
 
 @given(

@@ -128,7 +128,9 @@ def test_a_refusal_in_another_form_gets_the_envelope(upstream: FakeUpstream, con
 def test_a_redirect_is_not_followed_with_the_key(upstream: FakeUpstream) -> None:
     upstream.act = lambda _asked: Response(status_code=307, headers={"location": "http://127.0.0.1:9/v1"})
     reply = ask(upstream)
-    assert (reply.status, reply.fate) == (502, "again") and len(upstream.asked) == 1
+    assert (reply.status, reply.fate) == (502, "hold") and len(upstream.asked) == 1
+    assert reply.body["error"]["code"] == "upstream_redirects" and "127.0.0.1" not in str(reply.body)
+    assert "base_url" in str(reply.remedy) and "http://127.0.0.1:9/v1" in str(reply.remedy)
 
 
 def test_numbers_that_json_has_not_become_null_and_half_characters_a_sign(upstream: FakeUpstream) -> None:
@@ -180,6 +182,25 @@ def test_the_key_is_shown_to_the_upstream_alone(upstream: FakeUpstream, caplog: 
     shown = f"{route!r} {vars(route)} {route.client()!r} {settings!r} {refused.body} {refused.content!r} {down.body}"
     assert KEY not in shown and "***" in refused.body["error"]["message"]
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "said", "shown"),
+    [
+        ("code", {"error": {"code": "code"}}, {"error": {"code": "code"}}),  # a word like any other
+        ("12345678", {"error": {"at": 12345678, "say": "x12345678y"}}, {"error": {"at": 12345678, "say": "x***y"}}),
+        ('a"b\\c/defg', {"error": {"say": 'your a"b\\c/defg!'}}, {"error": {"say": "your ***!"}}),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_key_is_taken_out_of_what_is_said_and_nothing_else(
+    upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch, key: str, said: object, shown: object, status: int
+) -> None:
+    monkeypatch.setenv(KEY_ENV, key)
+    for content in (orjson.dumps(said), orjson.dumps(said).replace(b"/", b"\\/")):
+        upstream.act = answering(content, status)
+        reply = ask(upstream)
+        assert reply.body == shown and orjson.loads(reply.content) == shown
 
 
 @pytest.mark.parametrize("value", [None, "", "   ", "ключ", "two\nlines"])

@@ -1,7 +1,7 @@
 """Runs batches on upstreams: a thread that takes lines, has them sent, and writes what comes. The second worker.
 
-A request is tried again until its batch's window ends, then its last error is its line. What is under way when the engine
-stops or dies is run again; a line that was written never is.
+A request is tried again until its batch's window ends or what it is answered speaks against itself (see patience.py), then
+its last error is its line. What is under way when the engine stops or dies is run again; a line that was written never is.
 """
 
 import time
@@ -150,11 +150,8 @@ class Forwarder:
 
     def _landed(self, lane: Lane, flight: Flight, ticket: Ticket, future: "Future[Reply]") -> None:
         """Called by whichever thread the reply came in, or the request was dropped in."""
-        if future.cancelled() or future.exception() is not None:
-            lane.route.limiter.leave(ticket, "dropped")
-        else:
-            reply = future.result()
-            lane.route.limiter.leave(ticket, reply.outcome, answers.cost(reply), reply.retry_after_s)
+        lost = future.cancelled() or future.exception() is not None
+        lane.leave(flight, ticket, None if lost else future.result())
         self._inbox.put((lane, flight, future))
 
     def _land(self, lane: Lane, flight: Flight, future: "Future[Reply]") -> None:
@@ -196,7 +193,6 @@ class Forwarder:
         self._warned_at[lane] = time.monotonic()
         limiter = lane.route.limiter
         words = str((reply.body.get("error") or {}).get("message", ""))[:200]
-        hint = "check the route's key and its account" if reply.fate == "hold" else None
         logs.warning(
             "upstream_trouble",
             route=lane.route.pattern,
@@ -204,5 +200,5 @@ class Forwarder:
             status=reply.status,
             message=words,
             at_once=limiter.window,
-            hint=hint,
+            hint=reply.remedy,
         )

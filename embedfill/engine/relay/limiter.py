@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-# fine: it answered. trouble: 429, 5xx, no answer. blocked: it wants money, or another key. dropped: by us, without word.
+# fine: it answered. trouble: 429, 5xx, no answer. blocked: it wants money, or another key. dropped: nothing was learned.
 Outcome = Literal["fine", "trouble", "blocked", "dropped"]
 
 _BURST = 20  # a bucket holds a minute's 20th
@@ -21,6 +21,9 @@ _REST_S = (0.5, 30.0)
 _BLOCKED_S = (60.0, 900.0)
 _ASKED_S = 3600.0  # what a server may ask us to wait, at most
 _SOON_S = 0.001
+_RUN = 3  # urgent requests, then one of a batch where one waits
+_WAITS_S = 2.0  # one that was refused is believed to wait for as long: it asks again each second
+_GLANCE_S = 0.01  # between two looks of an urgent request whether the batches' turn was taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,13 @@ class Limiter:
         self._window = float(concurrency)
         self._requests = Bucket(requests_per_minute, 1, now()) if requests_per_minute else None
         self._tokens = Bucket(tokens_per_minute, 0, now()) if tokens_per_minute else None
+        self._dearest = tokens_per_minute or math.inf  # nobody knows more of a request that may cost more than a minute
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self.under_way = 0
         self._urgent = 0  # that wait for their turn
+        self._run = 0  # of urgent ones that went since one of a batch did
+        self._refused_at = -math.inf  # one of a batch, that could go but for others
         self._era = 0
         self._troubles = 0  # in a row
         self._asked_until = -math.inf  # the server's wish: holds for all
@@ -83,6 +89,11 @@ class Limiter:
     def window(self) -> int:
         """How many requests may be under way now."""
         return int(self._window)
+
+    @property
+    def troubled(self) -> bool:
+        """Whether the latest that was heard of the server is no good."""
+        return self._troubles > 0
 
     @property
     def pause_s(self) -> float:
@@ -100,7 +111,7 @@ class Limiter:
 
     @contextmanager
     def urgently(self) -> Iterator[None]:
-        """Within this, requests that are not urgent get no turn."""
+        """Within this, requests that are not urgent get every fourth turn only."""
         with self._lock:
             self._urgent += 1
         try:
@@ -116,11 +127,13 @@ class Limiter:
         """A ticket where a request may go now; else the seconds until it may be worth asking again, infinite where only
         another's leaving can help."""
         with self._lock:
-            now = self._now()
+            now, tokens = self._now(), int(min(tokens, self._dearest))
             wait = self._wait_s(tokens, urgent, now)
             if wait > 0:
                 return max(wait, _SOON_S)
             self.under_way += 1
+            self._run = self._run + 1 if urgent else 0
+            self._refused_at = self._refused_at if urgent else -math.inf
             self._spend(1, tokens)
             return Ticket(self._era, tokens)
 
@@ -140,9 +153,13 @@ class Limiter:
             listener()
 
     def _wait_s(self, tokens: int, urgent: bool, now: float) -> float:
-        if self.under_way >= int(self._window) or (self._urgent and not urgent):
-            return math.inf
         waits = [self._asked_until - now] if urgent else [self._asked_until - now, self._rests_until - now]
+        if not urgent and max(waits) <= 0:
+            self._refused_at = now  # unless it goes
+        if self.under_way >= int(self._window) or (not urgent and self._urgent and self._run < _RUN):
+            return math.inf
+        if urgent and self._run >= _RUN and now < self._refused_at + _WAITS_S:
+            waits.append(_GLANCE_S)
         if self._requests is not None:
             waits.append(self._requests.wait_s(1, now))
         if self._tokens is not None:

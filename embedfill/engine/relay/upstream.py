@@ -4,9 +4,10 @@ nothing, and shows its key to nobody else."""
 import asyncio
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ _MUCH_BYTES = 1 << 20  # parsed elsewhere than on an event loop
 _SHOWN_CHARS = 500  # of an answer that is no JSON
 _WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429})
 _NEVER_SERVED = frozenset({501, 505})
+_KEY_CHARS = 8  # shorter ones, of servers that want any, are words that answers are made of
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 # What to do about a reply. hold: the same again, but only once somebody has seen to the route.
 Fate = Literal["done", "again", "hold"]
@@ -37,13 +40,17 @@ Fate = Literal["done", "again", "hold"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of one request: `body` is `content`, parsed. `came` is False where no answer did: all is ours then."""
+    """What came of one request: `body` is `content`, parsed. `came` is False where no answer did: all is ours then.
+    `garbled`: it was a success of which nothing could be made, and may have cost money. `misled`: the server
+    sends us elsewhere."""
 
     status: int
     body: dict[str, Any]
     content: bytes
     headers: httpx.Headers
     came: bool = True
+    garbled: bool = False
+    misled: bool = False
 
     @property
     def retry_after_s(self) -> float | None:
@@ -52,10 +59,22 @@ class Reply:
 
     @property
     def fate(self) -> Fate:
-        if self.status in (401, 402) or (self.status in (403, 429) and _code(self.body) in BILLING_CODES):
+        if (
+            self.misled
+            or self.status in (401, 402)
+            or (self.status in (403, 429) and _code(self.body) in BILLING_CODES)
+        ):
             return "hold"  # of the engine's own key: no fault of the request's
         again = self.status in _WORTH_ANOTHER_TRY or (self.status >= 500 and self.status not in _NEVER_SERVED)
         return "again" if again else "done"
+
+    @property
+    def remedy(self) -> str | None:
+        """For whoever runs the engine: what to do about a route that is held up."""
+        if self.misled:
+            there = public(self.headers.get("location", ""))[:_SHOWN_CHARS]
+            return f"check the route's base_url, http or https too: it leads to {there or 'another place'}"
+        return "check the route's key and its account" if self.fate == "hold" else None
 
     @property
     def outcome(self) -> Outcome:
@@ -166,19 +185,38 @@ class Upstream:
 
     def _reply(self, response: httpx.Response, content: bytes) -> Reply:
         """A success must be a JSON object. An error is given the envelope where it has none."""
-        if response.status_code != 200:
-            content = self._hidden(content)
+        if 300 <= response.status_code < 400:
+            return self._misled(response)
+        content = self._hidden(content)
         value = parsed(content)
         if value is None or (response.status_code >= 300 and not isinstance(value.get("error"), dict)):
             status = 502 if response.status_code < 400 else response.status_code
-            words = self._hidden(content)[:_SHOWN_CHARS].decode(errors="replace")
+            words = content[:_SHOWN_CHARS].decode(errors="replace")
             message = f"The server behind route '{self.route.pattern}' answered {response.status_code}: {words}"
-            return _refusal(status, "upstream_error", message, response.headers)
+            refusal = _refusal(status, "upstream_error", message, response.headers)
+            return replace(refusal, garbled=response.status_code < 300)
         return Reply(response.status_code, value, content, response.headers)
 
+    def _misled(self, response: httpx.Response) -> Reply:
+        """Never followed: the key is for this server only. No try mends it, but whoever runs the engine can."""
+        said = f"answered {response.status_code}, a redirect, which the engine does not follow: its log says more."
+        message = f"The server behind route '{self.route.pattern}' {said}"
+        return replace(_refusal(502, "upstream_redirects", message, response.headers), misled=True)
+
     def _hidden(self, content: bytes) -> bytes:
-        """Without the key, which some servers repeat."""
-        return content.replace(self._key.get_secret_value().encode(), HIDDEN.encode()) if self._key else content
+        """Without the key, which some servers repeat. Of JSON only strings are touched: it stays JSON."""
+        key = self._key.get_secret_value() if self._key else ""
+        written = json.dumps(key)[1:-1]
+        forms = [
+            form.encode()
+            for form in dict.fromkeys((key, written, written.replace("/", "\\/")))
+            if form.encode() in content
+        ]
+        if len(key) < _KEY_CHARS or not forms:
+            return content
+        if parsed(content) is None:
+            return _without(content, forms)
+        return _STRING.sub(lambda found: _without(found[0], forms), content)
 
 
 def parsed(content: bytes) -> dict[str, Any] | None:
@@ -188,6 +226,12 @@ def parsed(content: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         value = _almost(content)
     return value if isinstance(value, dict) else None
+
+
+def _without(content: bytes, forms: list[bytes]) -> bytes:
+    for form in forms:
+        content = content.replace(form, HIDDEN.encode())
+    return content
 
 
 def _almost(content: bytes) -> object:
