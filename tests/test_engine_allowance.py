@@ -48,6 +48,8 @@ def test_names() -> None:
     assert [tier.enqueued_tokens for tier in tiers] == [3_000_000, 20_000_000, 100_000_000, 500_000_000, 4_000_000_000]
     assert {(tier.limits, tier.counts_inputs) for tier in tiers} == {(OPENAI, True)}
     assert _allowance(like="openai-tier-1", batch_requests=5).limits.batch_requests == 5
+    assert ({tier.release_delay_s for tier in tiers}, UNLIMITED.release_delay_s) == ({60}, 0)
+    assert [_allowance(like="openai-tier-1", release_delay_s=s).release_delay_s for s in (0, 600)] == [0, 600]
     with pytest.raises(ConfigError, match=r"openai-tier-9.*openai-tier-1"):
         _allowance(like="openai-tier-9")
 
@@ -187,7 +189,8 @@ def test_limits_over_http(account: Callable[..., EngineProcess]) -> None:
     (line,) = engine.lines(batch["error_file_id"])
     assert "10 tokens in all" in line["response"]["body"]["error"]["message"]
     refused = engine.post("/batches", json=batch_body("file-x"))
-    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["type"]) == (429, "rate_limit_exceeded", "rate_limit_error")
     assert 3_000 < int(refused.headers["retry-after"]) <= 3_600
 
 

@@ -1,5 +1,6 @@
 """Every bad line of a batch file is found, with the API's code, and one of them fails the whole batch."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,10 @@ import pytest
 
 from embedfill.engine.settings import RouteSettings
 from embedfill.engine.work import validate as validate_module
+from embedfill.engine.work import validator as validator_module
 from embedfill.engine.work.served import Served
 from embedfill.engine.work.validate import Verdict, validate
+from tests.bench_fixtures import Bench
 from tests.engine_fixtures import STATIC, EngineProcess, jsonl, request_line
 
 MODELS = (STATIC, "all-MiniLM-L6-v2")
@@ -180,3 +183,39 @@ def test_a_file_of_another_purpose_fails_the_batch(engine: EngineProcess) -> Non
     body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
     batch = engine.finished(engine.post("/batches", json=body).raise_for_status().json()["id"])
     assert batch["errors"]["data"][0]["code"] == "invalid_request"
+
+
+def _told(bench: Bench, batch_id: str) -> str | None:
+    """What its client is told of a batch that was refused."""
+    batch = bench.get(batch_id)
+    assert batch.status == "failed" and batch.errors is not None
+    (error,) = batch.errors.data
+    assert (error.code, error.param) == ("invalid_request", "input_file_id")
+    return error.message
+
+
+def test_a_file_that_is_deleted_while_its_batch_is_validated(bench: Bench) -> None:
+    file_id = bench.file(jsonl([request_line("a", "text")]))
+    batch_id = bench.create(file_id)
+    bench.files.path(file_id).unlink()  # its row was seen, and is gone a moment later
+    assert bench.validator.step()
+    assert _told(bench, batch_id) == f"The input file '{file_id}' cannot be used: No such File object: {file_id}"
+
+
+def test_a_file_that_cannot_be_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried three times, while others have their turns."""
+    batch_id = bench.batch(jsonl([request_line("a", "text")]), valid=False, owner="us")
+    other_id = bench.batch(jsonl([request_line("a", "text")]), valid=False, owner="them")
+    broken = bench.spools.input(batch_id)
+
+    def read(path: Path, *others: Any) -> Verdict | None:
+        if path == broken:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return validate(path, *others)
+
+    monkeypatch.setattr(validator_module, "validate", read)
+    assert [bench.validator.step() for _ in range(4)] == [False, True, False, True]
+    assert bench.get(other_id).status == "in_progress"
+    told = _told(bench, batch_id)
+    assert told is not None and told.endswith("cannot be used: It cannot be read.") and str(bench.root) not in told
+    assert not broken.exists()

@@ -56,6 +56,14 @@ def test_an_owner_who_comes_late_does_not_wait_for_the_others(stage: Bench, monk
     assert runs(stage.root) == {1: 3 * LINES + 200}
 
 
+def test_a_window_ends_where_its_vectors_would_take_too_much(stage: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_WINDOW_FLOATS", 10 * 256)
+    batch = stage.batch(jsonl(request_line(f"r{n}", list(texts(4, 4 * n))) for n in range(8)))
+    assert stage.worker.step()
+    assert _settled(stage, batch) == 3
+    stage.end(batch)
+
+
 def test_models_take_turns(stage: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_WINDOW_LINES", 100)
     first, second = stage.batch(_data()), stage.batch(_data(model=SMALL))

@@ -13,3 +13,9 @@ def test_some_seconds_of_it(tmp_path: Path) -> None:
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "| batches | 5 |" in done.stdout and "| violations | 0 |" in done.stdout
+
+
+def test_it_says_what_is_missing() -> None:
+    bare = subprocess.run([sys.executable, "-S", str(SCRIPT)], capture_output=True, text=True, timeout=60, check=False)
+    assert bare.returncode == 1 and "Traceback" not in bare.stderr
+    assert bare.stderr.startswith("error: the package ") and "pip install" in bare.stderr

@@ -13,4 +13,6 @@ def refused(message: str, param: str | None, code: str = "invalid_value") -> Ref
 def envelope(error: RefusedError) -> dict[str, Any]:
     """The body of every answer that is an error, over HTTP and in error files."""
     kind = "server_error" if error.status >= 500 else "invalid_request_error"
+    if error.status == 429:
+        kind = "rate_limit_error"
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}

@@ -115,7 +115,7 @@ class LimitSettings(Table):
     batch_requests: int | None = Field(default=None, ge=1)
     batch_inputs: int | None = Field(default=None, ge=1)
     request_tokens: int | None = Field(default=None, ge=1)
-    release_delay_s: int = Field(default=0, ge=0)
+    release_delay_s: int | None = Field(default=None, ge=0)
 
 
 class EngineSettings(Table):

@@ -16,6 +16,7 @@ from embedfill.providers.profiles import PROFILES
 _NONE = "none"
 _TIERS = PROFILES["openai"].embedding_tiers
 _HOUR_S = 3_600
+_RELEASE_S = 60  # a tier's counters forget what has ended 1 to 10 minutes late; this is the least
 _OVERRIDES = ("enqueued_requests", "batches_per_hour", "batch_requests", "batch_inputs", "request_tokens")
 _ENDED_AT = "coalesce(completed_at, expired_at, cancelled_at)"  # of a batch that was enqueued
 
@@ -80,7 +81,8 @@ UNLIMITED = Allowance()
 def allowance_of(settings: LimitSettings) -> Allowance:
     """Raises ConfigError for a name that is not known."""
     known = {_NONE: UNLIMITED} | {
-        f"openai-tier-{tier}": Allowance(OPENAI, tokens, counts_inputs=True) for tier, tokens in enumerate(_TIERS, 1)
+        f"openai-tier-{tier}": Allowance(OPENAI, tokens, counts_inputs=True, release_delay_s=_RELEASE_S)
+        for tier, tokens in enumerate(_TIERS, 1)
     }
     if settings.like not in known:
         raise ConfigError("engine.limits", settings.like, f"known are {', '.join(known)}")
@@ -90,7 +92,7 @@ def allowance_of(settings: LimitSettings) -> Allowance:
         replace(base.limits, **changed),
         settings.enqueued_tokens or base.enqueued_tokens,
         base.counts_inputs or settings.batch_inputs is not None,
-        settings.release_delay_s,
+        base.release_delay_s if settings.release_delay_s is None else settings.release_delay_s,
     )
 
 

@@ -18,6 +18,8 @@ from embedfill.engine.work.served import Served
 from embedfill.engine.work.validate import Verdict, validate
 from embedfill.errors import RefusedError
 
+_TRIES = 3  # to read a file
+
 
 class Validator:
     """`step` validates one batch, and is called by one thread only; `stopped` may end it early. `accepted` is called
@@ -42,6 +44,7 @@ class Validator:
         self._accepted = accepted
         self._turns: dict[str, int] = {}  # when an owner had its last one
         self._turn = 0
+        self._unread: dict[str, int] = {}  # how often a batch's input could not be read
 
     def step(self) -> bool:
         """Validates a batch of the owner whose last turn is longest ago. False where there is none."""
@@ -50,10 +53,10 @@ class Validator:
             return False
         batch = min(waiting, key=lambda one: (self._turns.get(one.owner, 0), one.seq))
         verdict = self._verdict(batch)
-        if verdict is None:
-            return False
         self._turn += 1
         self._turns[batch.owner] = self._turn
+        if verdict is None:
+            return False
         self._record(batch, verdict)
         return True
 
@@ -74,10 +77,23 @@ class Validator:
             held = self._spools.input(batch.id)
             if not held.exists():
                 held = self._hold(batch)
-        except (RefusedError, FileNotFoundError) as error:
-            message = f"The input file '{batch.input_file_id}' cannot be used: {error}"
-            return Verdict(errors=[BatchError(code="invalid_request", message=message, param="input_file_id")])
-        return validate(held, batch.endpoint, self._served, self._stopped, self._allowance)
+        except RefusedError as error:
+            return _unusable(batch, str(error))
+        except FileNotFoundError:  # deleted meanwhile; the error itself tells paths
+            return _unusable(batch, f"No such File object: {batch.input_file_id}")
+        try:
+            return validate(held, batch.endpoint, self._served, self._stopped, self._allowance)
+        except OSError as error:  # of a read: nothing is written here
+            return self._unreadable(batch, error)
+
+    def _unreadable(self, batch: Active, error: OSError) -> Verdict | None:
+        """None where it may be tried once more."""
+        tries = self._unread.pop(batch.id, 0) + 1
+        logs.warning("input_unreadable", batch=batch.id, error=str(error), tries=tries)
+        if tries >= _TRIES:
+            return _unusable(batch, "It cannot be read.")
+        self._unread[batch.id] = tries
+        return None
 
     def _hold(self, batch: Active) -> Path:
         """Keeps the input for the batch, whatever becomes of the file. Raises RefusedError, FileNotFoundError."""
@@ -86,3 +102,8 @@ class Validator:
         if file.purpose != "batch":
             raise refused(f"Its purpose is '{file.purpose}', not 'batch'.", "input_file_id")
         return self._spools.hold(batch.id, self._files.path(file.id))
+
+
+def _unusable(batch: Active, why: str) -> Verdict:
+    message = f"The input file '{batch.input_file_id}' cannot be used: {why}"
+    return Verdict(errors=[BatchError(code="invalid_request", message=message, param="input_file_id")])

@@ -90,7 +90,7 @@ def _gather(jobs: list[Job], window: Window, runner: Runner | RefusedError) -> t
     asked: list[Asked] = []
     results: Results = defaultdict(list)
     lines = inputs = 0
-    most = min(_WINDOW_INPUTS, _WINDOW_FLOATS // runner.model.dimensions) if isinstance(runner, Runner) else 1
+    most = _most_inputs(runner.model.dimensions) if isinstance(runner, Runner) else _WINDOW_INPUTS
     while lines < _WINDOW_LINES and inputs < most and (turn := window.next()) is not None:
         owner, size = turn
         queue, taken = queues[owner], 0
@@ -108,6 +108,10 @@ def _gather(jobs: list[Job], window: Window, runner: Runner | RefusedError) -> t
                 inputs += len(request.inputs)
         window.took(owner, taken, dry=not queue)
     return asked, results
+
+
+def _most_inputs(dimensions: int) -> int:
+    return max(1, min(_WINDOW_INPUTS, _WINDOW_FLOATS // dimensions))
 
 
 def _request(job: Job, item: Item, runner: Runner | RefusedError) -> EmbeddingRequest | RefusedError:
