@@ -195,6 +195,13 @@ def test_the_engines_own_key_is_not_the_clients_to_mend(passing: Passing) -> Non
     assert KEY not in answer.text and answer.headers["x-should-retry"] == "false"
 
 
+def test_a_redirect_is_the_operators_to_mend(passing: Passing) -> None:
+    passing.fake.act = lambda _asked: Response(status_code=302, headers={"location": "https://elsewhere.example/v1"})
+    answer = passing.chat()
+    assert answer.status_code == 502 and answer.json()["error"]["code"] == "upstream_redirects"
+    assert "elsewhere" not in answer.text and answer.headers["x-should-retry"] == "false"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("model", "status"), [("down", 502), ("hasty", 504)])
 def test_an_upstream_that_does_not_answer(passing: Passing, model: str, status: int, stream: bool) -> None:

@@ -160,6 +160,10 @@ class Passage:
             content = await aside(len(content), partial(orjson.dumps, restored))
         response = answer(content, reply.status)
         response.headers.update({**_given(reply.headers), "content-type": "application/json"})
+        if reply.misled:
+            place = {"route": self._route.pattern, "upstream": self._route.settings.base_url}
+            logs.warning("upstream_redirects", **place, hint=reply.remedy)
+            response.headers["x-should-retry"] = "false"
         return response
 
     def _unauthorized(self) -> Response:
