@@ -103,8 +103,8 @@ class Form:
         self._read += len(block)
         try:
             for event in self._parser.parse(block):
-                if isinstance(event, bytes):
-                    self._payload(event)
+                if isinstance(event, bytes | bytearray):  # the latter by versions before 2, as copies
+                    self._payload(bytes(event))
                 elif event is not None:
                     self._segment(event)
         except MultipartError as error:
