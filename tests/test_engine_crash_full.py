@@ -29,6 +29,7 @@ WRITES = {
         "half pwrite of output in _write",
         "before commit of Spool.append",
         "before link in Files.link",
+        "before open in Files.link",
         "before commit of Batches.end",
     ),
     "cancelled": ("before commit of Batches.cancel", "before pwrite of error in _write"),

@@ -62,8 +62,9 @@ class Files:
         return file
 
     def link(self, source: Path, file: File) -> None:
-        """Gives synced bytes the name of a file whose row is about to be made."""
-        self.path(file.id).hardlink_to(source)
+        """Gives synced bytes the name of a file whose row is about to be made. May be done again."""
+        with suppress(FileExistsError):  # ids are never used twice: it was us, and not everything of it succeeded
+            self.path(file.id).hardlink_to(source)
         sync_directory(self._files)
 
     def get(self, file_id: str, owner: str) -> File:

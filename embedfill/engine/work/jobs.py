@@ -120,7 +120,7 @@ class Jobs:
         if not size:
             return None
         if name not in job.files:
-            file = files.new_file(size, f"{job.batch.id}_{name}.jsonl", "batch_output", job.batch.output_seconds)
-            self._files.link(job.spool.path(name), file)
-            job.files[name] = file
+            called = f"{job.batch.id}_{name}.jsonl"
+            job.files[name] = files.new_file(size, called, "batch_output", job.batch.output_seconds)
+        self._files.link(job.spool.path(name), job.files[name])
         return job.files[name]
