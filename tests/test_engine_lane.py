@@ -126,6 +126,12 @@ def test_lines_that_fail_leave_another_key_its_share() -> None:
     assert beside.statuses("poison") == [500] * 40 and beside.last_at("poison") < 300
 
 
+def test_lines_that_fail_end_as_soon_where_the_others_are_through() -> None:
+    world = World(poisoned)
+    world.run(Lines(texts("poison", 40)), Lines(texts("good", 400)))
+    assert world.last_at("good") < 20 and world.last_at("poison") < 300
+
+
 def test_lines_that_fail_do_not_hold_those_behind_them() -> None:
     world = World(poisoned)
     world.run(Lines([*texts("poison", 40), *texts("good", 200)]))

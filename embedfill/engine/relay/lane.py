@@ -31,7 +31,7 @@ Kind = tuple[str | None, str]  # a model and an endpoint
 class Flight:
     """One request from when it is taken to its line. `last` is the latest reply; `seen` and `peers_seen` are what the
     lane, and what requests of its kind, had been answered when it last failed, at first when it was sent. `suspect`:
-    others were answered since it failed, so it is its own fault rather than the server's when it does again."""
+    others were answered after it had failed, so it is its own fault rather than the server's when it does again."""
 
     job: Job
     item: Item
@@ -149,7 +149,7 @@ class Lane:
         """One that was tried before. It is charged again: the route is used again."""
         flight = self._waiting.pop(self._now())
         if flight is not None:
-            flight.suspect = self._answered > flight.seen
+            flight.suspect |= self._answered > flight.seen
             self._charge(flight)
         return flight
 
