@@ -120,6 +120,7 @@ def test_a_disk_that_is_really_full(disk: Path, capfd: pytest.CaptureFixture[str
             assert "No space left" in response.json()["error"]["message"]
         assert engine.get(f"/files/{file['id']}/content").content == small
         ballast.unlink()
+        unused = file["id"]
         assert engine.finished(engine.submit(small))["status"] == "completed"
 
         lines = [request_line(f"r{n}", list(texts(2, 2 * n))) for n in range(_LINES)]
@@ -132,6 +133,8 @@ def test_a_disk_that_is_really_full(disk: Path, capfd: pytest.CaptureFixture[str
         until(lambda: capfd.readouterr().err, lambda told: "(No space left on device)" in told)
         assert _reasons(engine) == ["the disk of the data directory is nearly full"]
         assert engine.get(f"/batches/{batch['id']}").json()["status"] == "in_progress"
+        ledger.deleting(unused)
+        until(lambda: engine.http.delete(f"{engine.url}/files/{unused}").status_code, lambda status: status == 200)
         assert _mount("-o", "remount,size=64m", str(disk))
         ledger.saw(engine.finished(batch["id"]))
         until(lambda: any((engine.data / "spool").iterdir()), lambda left: not left)

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -119,6 +120,8 @@ class Job:
         while self._appends and self._appends[0].exception() is None:
             self._written()
         self._appends.clear()
+        with suppress(*room.FAILURES):  # what was half written leaves its room to others until the next try
+            self.spool.rewind()
 
     def _written(self) -> None:
         self._appends.popleft()
