@@ -40,7 +40,7 @@ class World:
     died: Callable[[], None] = lambda: None  # called after each kill, before the next engine
     ledger: Ledger = field(default_factory=Ledger)
     kills: int = 0
-    ends: int = 0  # of engines whose disk failed while they started
+    ends: int = 0  # of engines whose disk failed while they started, or stopped
     told: int = 0  # answers that said that the disk failed
     faulty: bool = False
     rests: int = 0
@@ -67,17 +67,17 @@ class World:
                 self.url = announced.recv()
                 return
             except EOFError:
-                self._buried(starting=True)
+                self._buried(at_work=False)
             finally:
                 announced.close()
         raise AssertionError("the engine does not live")
 
-    def _buried(self, starting: bool = False) -> None:
+    def _buried(self, at_work: bool = True) -> None:
         assert self.process is not None
         self.process.join(_PATIENCE_S)
         code = self.process.exitcode
         self.process = None
-        if code == 1 and starting and self.faulty and not self.ends:
+        if code == 1 and not at_work and self.faulty and not self.ends:
             self.room.touch()
             self.ends += 1
             return
@@ -185,7 +185,7 @@ class World:
         self.process.terminate()
         self.process.join(_PATIENCE_S)
         if self.process.exitcode != 0:  # on its way out
-            self._buried()
+            self._buried(at_work=False)
             self.start()
             self.stop()
 

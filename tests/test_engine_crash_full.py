@@ -1,5 +1,6 @@
 """A disk that is full, or becomes read-only, at a write of the engine: clients are told so, and work waits; once it can be
-written again everything goes on, and nothing is lost. Only an engine that starts on such a disk ends with an error.
+written again everything goes on, and nothing is lost. Only an engine that starts or stops on such a disk may end with an
+error.
 
 `CRASH_SEEDS=1 pytest tests/test_engine_crash_full.py` has it fail at every write that the scenes pass.
 """
