@@ -33,8 +33,6 @@ def test_a_program_is_let_in(headers: dict[str, str]) -> None:
         ({"host": "evil.example:8420"}, "foreign_host"),
         ({"host": "127.0.0.1.evil.example"}, "foreign_host"),
         ({"host": "localhost@evil.example"}, "foreign_host"),
-        ({"host": "0.0.0.0:8420"}, "foreign_host"),
-        ({"host": "192.168.0.1"}, "foreign_host"),
         ({"host": ""}, "foreign_host"),
         ({"host": "[::1"}, "foreign_host"),
         ({"host": "evil.example", "origin": "http://evil.example"}, "foreign_host"),

@@ -44,6 +44,7 @@ def code(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # some versions leave the file open
 def test_the_official_client_uploads_in_parts(sdk: openai.OpenAI, engine: EngineProcess, tmp_path: Path) -> None:
     source = tmp_path / "large.jsonl"
     source.write_bytes(DATA)

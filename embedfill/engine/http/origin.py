@@ -4,10 +4,12 @@ A browser sends what any page wants to any address, 127.0.0.1 included, and a na
 come to mean 127.0.0.1. Where no key is asked for, such a request must not be taken for the user's own.
 """
 
+import ipaddress
+from urllib.parse import urlsplit
+
 from starlette.datastructures import Headers
 
 from embedfill.errors import RefusedError
-from embedfill.providers.client import is_loopback
 
 _REMEDY = "or give the engine a key"
 
@@ -29,7 +31,9 @@ def foreign(headers: Headers) -> RefusedError | None:
 
 
 def _here(host: str) -> bool:
+    """Whether nobody's DNS says what the host means: an address, or localhost."""
     try:
-        return is_loopback(f"http://{host}")
-    except ValueError:  # not even the form of a host
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    except ValueError:  # a name, or not even the form of a host
         return False
