@@ -8,6 +8,7 @@ import socket
 from embedfill.engine.folder import Folder
 from embedfill.engine.settings import KEY_VARIABLE, EngineSettings
 from embedfill.errors import UsageError, WorldError
+from embedfill.providers.client import is_loopback
 
 _BACKLOG = 128
 _NAME = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}")
@@ -19,7 +20,7 @@ def check_host(settings: EngineSettings) -> None:
         raise UsageError(
             f"--host {settings.host} is neither an address nor a name", "give the address alone; the port is --port's"
         )
-    if not settings.keyed and not _is_loopback(settings.host):
+    if not settings.keyed and not is_loopback(f"http://{_in_url(settings.host)}"):
         raise UsageError(
             f"--host {settings.host} would let everybody in who reaches it",
             f"give a key with --api-key, {KEY_VARIABLE} or [engine.keys], or bind 127.0.0.1",
@@ -51,15 +52,11 @@ def _remedy(failure: OSError | None) -> str:
 
 def url_of(sock: socket.socket, host: str) -> str:
     """The base URL of clients on this host."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{sock.getsockname()[1]}/v1"
+    return f"http://{_in_url(host)}:{sock.getsockname()[1]}/v1"
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_host(host: str) -> bool:
