@@ -39,7 +39,8 @@ async def chat() -> None:
         answers = await asyncio.gather(
             *(one.chat.completions.create(model=WORLD.chat, messages=each, max_tokens=4) for each in asked)
         )
-    equal({answer.usage.completion_tokens for answer in answers if answer.usage}, {4})
+    used = [answer.usage.completion_tokens for answer in answers if answer.usage]
+    holds(len(used) == 20 and all(1 <= tokens <= 4 for tokens in used))  # a model of chance ends where it likes
 
 
 @check("responses: 5 calls as a batch")
