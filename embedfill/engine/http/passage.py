@@ -55,7 +55,7 @@ class Turnstile:
         return self._client
 
     async def enter(self, tokens: int) -> Ticket:
-        """Waits for a turn, before all requests of batches. Raises RefusedError (429) where that would take too long."""
+        """Waits for a turn, before most requests of batches. Raises RefusedError (429) where that would take too long."""
         try:
             async with asyncio.timeout(_TURN_S):
                 with self.route.limiter.urgently():
